@@ -1,1 +1,23 @@
+//! What Wharf is about, as types: ids, names, states, rights, limits, errors and the pure decisions on them.
+//!
+//! Pure by rule: no async, no I/O, no clock and no database. Everything else may import this crate; it imports
+//! none of ours.
 
+pub mod error;
+pub mod id;
+pub mod image;
+pub mod labels;
+pub mod limits;
+pub mod name;
+pub mod plain;
+pub mod quota;
+pub mod rbac;
+pub mod session;
+pub mod time;
+
+pub use error::{Code, Error, Result};
+pub use id::*;
+pub use labels::{Labels, Selector};
+pub use name::{Name, NameOrId};
+pub use plain::Plain;
+pub use time::Time;

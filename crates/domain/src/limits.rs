@@ -1,0 +1,38 @@
+//! Every limit a user can hit, by name. An error that refuses something over a limit names it.
+
+/// Labels on one thing.
+pub const LABELS: usize = 64;
+/// Bytes of one message's content.
+pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a JSON request body; larger things are files.
+pub const BODY_BYTES: usize = 6 * 1024 * 1024;
+/// Bytes of one secret's value.
+pub const SECRET_BYTES: usize = 64 * 1024;
+/// Entries of a page when the caller does not say.
+pub const PAGE_DEFAULT: u32 = 50;
+/// Entries of a page at the most.
+pub const PAGE_MAX: u32 = 500;
+/// Characters of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_CHARS: usize = 255;
+/// Hours an idempotency key is kept.
+pub const IDEMPOTENCY_HOURS: u32 = 24;
+/// Queued messages of one session.
+pub const QUEUED_MESSAGES: u32 = 1000;
+/// Seconds an `exec` may run when the caller does not say.
+pub const EXEC_TIMEOUT_SECONDS: u32 = 600;
+/// Seconds an `exec` may run at the most in the foreground.
+pub const EXEC_TIMEOUT_MAX_SECONDS: u32 = 86_400;
+/// Bytes of stdout and of stderr an `exec` answers; longer output is read through processes and files.
+pub const EXEC_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// Seconds after the last use until an idle session closes, when the caller does not say.
+pub const IDLE_TIMEOUT_SECONDS: u32 = 900;
+/// Seconds a turn may take, when the caller does not say.
+pub const TURN_TIMEOUT_SECONDS: u32 = 3600;
+/// Seconds `wait=` holds an answer at the most.
+pub const WAIT_SECONDS: u32 = 300;
+/// Seconds between comment lines of an idle event stream.
+pub const SSE_KEEPALIVE_SECONDS: u64 = 15;
+/// Bytes of a session's environment, names and values together.
+pub const ENV_BYTES: usize = 64 * 1024;
+/// Bytes of instructions, of a setup script, and of metadata.
+pub const TEXT_BYTES: usize = 256 * 1024;
