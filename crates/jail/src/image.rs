@@ -1,0 +1,1 @@
+//! Images: immutable root filesystems sessions start from.

@@ -1,0 +1,1 @@
+//! Volumes: what a session writes beyond its image.
