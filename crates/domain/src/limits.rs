@@ -36,3 +36,6 @@ pub const SSE_KEEPALIVE_SECONDS: u64 = 15;
 pub const ENV_BYTES: usize = 64 * 1024;
 /// Bytes of instructions, of a setup script, and of metadata.
 pub const TEXT_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests;
