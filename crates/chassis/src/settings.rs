@@ -1,0 +1,312 @@
+//! The settings: one typed tree, read once, from defaults < `wharf.toml` < `WHARF_…` environment < flags.
+//!
+//! Refuses a key it does not know (naming the nearest one and where the wrong one came from) and a value out of
+//! its range, before anything starts. Secrets may be given as files and are never shown.
+
+mod keys;
+mod load;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use wharf_domain::Name;
+use wharf_domain::quota::Resources;
+
+pub use keys::{KEYS, Key, Kind};
+pub use keys::schema;
+pub use load::{Loaded, Origin, SettingsError, Sources};
+pub use show::{hand_over, take_over};
+
+/// What a process does. `wharf up` does all of it; `wharf serve --role …` some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The HTTP API.
+    Server,
+    /// Reconcilers, turns, retention.
+    Operator,
+    /// The only privileged process.
+    Jailer,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Server, Self::Operator, Self::Jailer];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Operator => "operator",
+            Self::Jailer => "jailer",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|r| r.as_str() == s)
+            .ok_or_else(|| format!("there is no role {s:?}; roles are server, operator and jailer"))
+    }
+}
+
+/// A secret setting: shown and written as `[hidden]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself. Every call is a place to look at in review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str("[hidden]")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+/// How sessions keep their writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeDriver {
+    /// btrfs where the kernel has it, else plain directories.
+    #[default]
+    Auto,
+    Btrfs,
+    /// Copies instead of snapshots; disk limits are refused.
+    Directory,
+}
+
+/// Settings of the process that starts jails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jailer {
+    /// Its unix socket; `<run_dir>/jailer.sock` when not set.
+    pub socket: Option<PathBuf>,
+    /// First on-machine id handed to a jail; each running jail has 65536 of its own from here up.
+    pub id_base: u32,
+    /// Directory under every cgroup hierarchy that holds the jails of this installation.
+    pub cgroup_prefix: String,
+    /// Size of the sparse btrfs file, where the data directory is not on btrfs.
+    pub loop_size_mib: u64,
+    pub volume_driver: VolumeDriver,
+}
+
+impl Default for Jailer {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            id_base: 1_000_000_000,
+            cgroup_prefix: "wharf".into(),
+            loop_size_mib: 262_144,
+            volume_driver: VolumeDriver::Auto,
+        }
+    }
+}
+
+fn base_image() -> Name {
+    "base".parse().expect("a constant name")
+}
+
+/// What a session gets when its creator does not say, and the most anybody may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sessions {
+    pub default_image: Name,
+    pub idle_timeout_seconds: u32,
+    pub turn_timeout_seconds: u32,
+    /// How long the computer of a closed session stays up for its files after their last use.
+    pub hold_seconds: u32,
+    pub default_resources: Resources,
+    pub max_resources: Resources,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            default_image: base_image(),
+            idle_timeout_seconds: wharf_domain::limits::IDLE_TIMEOUT_SECONDS,
+            turn_timeout_seconds: wharf_domain::limits::TURN_TIMEOUT_SECONDS,
+            hold_seconds: 30,
+            default_resources: Resources::default(),
+            max_resources: Resources { cpu_millis: 64_000, memory_mib: 262_144, disk_mib: 1_048_576, pids: 32_768 },
+        }
+    }
+}
+
+/// How long what is over is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Rows of deleted sessions.
+    pub deleted_sessions_days: u32,
+    /// Events of a space, read by watchers and webhooks.
+    pub events_days: u32,
+    pub idempotency_hours: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            deleted_sessions_days: 7,
+            events_days: 30,
+            idempotency_hours: wharf_domain::limits::IDEMPOTENCY_HOURS,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives per module (`info,wharf_store=debug`).
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".into() }
+    }
+}
+
+/// The whole tree. Every path below `data_dir` has a method; nothing is written elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    /// Sockets and mounts of what runs now; `<data_dir>/run` when not set.
+    pub run_dir: Option<PathBuf>,
+    pub listen: SocketAddr,
+    /// Serves `/metrics` without a credential; not at all when not set.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How clients outside reach this; the address listened on when not set.
+    pub public_url: Option<String>,
+    /// A PostgreSQL of one's own; a private one is run in the data directory when not set.
+    pub database_url: Option<Secret>,
+    /// The same, from the first line of a file.
+    pub database_url_file: Option<PathBuf>,
+    /// Who everything but the jailer runs as, when started as root. Made when missing.
+    pub user: String,
+    pub roles: BTreeSet<Role>,
+    pub jailer: Jailer,
+    /// `wharf-host`, beside the running executable when not set.
+    pub host_binary: Option<PathBuf>,
+    /// How many computers of an image stand ready.
+    pub warm: BTreeMap<Name, u32>,
+    pub sessions: Sessions,
+    pub retention: Retention,
+    pub log: Log,
+    /// How long a drain may take before the rest is ended.
+    pub shutdown_seconds: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/wharf"),
+            run_dir: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
+            metrics_listen: None,
+            public_url: None,
+            database_url: None,
+            database_url_file: None,
+            user: "wharf".into(),
+            roles: Role::ALL.into(),
+            jailer: Jailer::default(),
+            host_binary: None,
+            warm: BTreeMap::from([(base_image(), 2)]),
+            sessions: Sessions::default(),
+            retention: Retention::default(),
+            log: Log::default(),
+            shutdown_seconds: 20,
+        }
+    }
+}
+
+impl Settings {
+    pub fn has_role(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| self.data_dir.join("run"))
+    }
+
+    pub fn jailer_socket(&self) -> PathBuf {
+        self.jailer.socket.clone().unwrap_or_else(|| self.run_dir().join("jailer.sock"))
+    }
+
+    /// The private database cluster; owned by the unprivileged user.
+    pub fn postgres_dir(&self) -> PathBuf {
+        self.data_dir.join("postgres")
+    }
+
+    /// The key-encryption key and the signing keys' seal; owned by the unprivileged user, mode 0700.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.data_dir.join("keys")
+    }
+
+    /// Images, volumes and snapshots; owned by root, mode 0700.
+    pub fn jail_dir(&self) -> PathBuf {
+        self.data_dir.join("jail")
+    }
+
+    /// Where the control plane keeps uploads on their way; owned by the unprivileged user.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.data_dir.join("spool")
+    }
+
+    /// `wharf-host`: as set, or beside the running executable.
+    pub fn host_binary(&self) -> PathBuf {
+        self.host_binary.clone().unwrap_or_else(|| {
+            std::env::current_exe()
+                .ok()
+                .and_then(|exe| exe.parent().map(|dir| dir.join("wharf-host")))
+                .unwrap_or_else(|| Path::new("wharf-host").to_owned())
+        })
+    }
+
+    /// The address clients are told.
+    pub fn url(&self) -> String {
+        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.listen))
+    }
+}

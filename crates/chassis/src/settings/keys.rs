@@ -1,0 +1,144 @@
+//! Every key there is, with its type and meaning: what `wharf config schema` prints, what a misspelt key is
+//! compared with and which keys are secret. A test holds it equal to the tree itself.
+
+use serde_json::{Value, json};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Path,
+    Text,
+    Address,
+    Url,
+    Whole { min: u64, max: u64 },
+    OneOf(&'static [&'static str]),
+    Roles,
+    /// Image name → whole number.
+    Counts,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted, as in `wharf.toml`.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub doc: &'static str,
+    pub secret: bool,
+}
+
+const fn key(path: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { path, kind, doc, secret: false }
+}
+
+const fn whole(min: u64, max: u64) -> Kind {
+    Kind::Whole { min, max }
+}
+
+const YEAR: u64 = 366 * 86_400;
+
+pub const KEYS: &[Key] = &[
+    key("data_dir", Kind::Path, "where everything is kept; /var/lib/wharf for root, ~/.local/share/wharf otherwise"),
+    key("run_dir", Kind::Path, "sockets and mounts of what runs now; <data_dir>/run when not set"),
+    key("listen", Kind::Address, "address and port of the API"),
+    key("metrics_listen", Kind::Address, "address and port that serves /metrics without a credential; off when not set"),
+    key("public_url", Kind::Url, "how clients outside reach the API"),
+    Key {
+        path: "database_url",
+        kind: Kind::Url,
+        doc: "a PostgreSQL of your own; a private one is run when not set",
+        secret: true,
+    },
+    key("database_url_file", Kind::Path, "file whose first line is the database URL"),
+    key("user", Kind::Text, "unprivileged user everything but the jailer runs as when started as root; made when missing"),
+    key("roles", Kind::Roles, "what this process does"),
+    key("jailer.socket", Kind::Path, "the jailer's unix socket; <run_dir>/jailer.sock when not set"),
+    key("jailer.id_base", whole(65_536, 4_000_000_000), "first user id handed to jails, 65536 ids each"),
+    key("jailer.cgroup_prefix", Kind::Text, "directory of this installation under every cgroup hierarchy"),
+    key("jailer.loop_size_mib", whole(256, 1 << 30), "size of the sparse btrfs file, where data_dir is not on btrfs"),
+    key("jailer.volume_driver", Kind::OneOf(&["auto", "btrfs", "directory"]), "how sessions keep their writes"),
+    key("host_binary", Kind::Path, "wharf-host; beside the running executable when not set"),
+    key("warm", Kind::Counts, "how many computers of an image stand ready"),
+    key("sessions.default_image", Kind::Text, "image of a session that names none"),
+    key("sessions.idle_timeout_seconds", whole(1, YEAR), "idle time after which a session closes, when it does not say"),
+    key("sessions.turn_timeout_seconds", whole(1, YEAR), "time a turn may take, when the session does not say"),
+    key("sessions.hold_seconds", whole(1, 3600), "how long a closed session's computer stays up for its files"),
+    key("sessions.default_resources.cpu_millis", whole(10, 1_024_000), "CPU of a session that does not say; 1000 is one core"),
+    key("sessions.default_resources.memory_mib", whole(16, 16_777_216), "memory of a session that does not say"),
+    key("sessions.default_resources.disk_mib", whole(16, 1_073_741_824), "disk of a session that does not say"),
+    key("sessions.default_resources.pids", whole(8, 4_194_304), "processes of a session that does not say"),
+    key("sessions.max_resources.cpu_millis", whole(10, 1_024_000), "the most CPU a session may ask for"),
+    key("sessions.max_resources.memory_mib", whole(16, 16_777_216), "the most memory a session may ask for"),
+    key("sessions.max_resources.disk_mib", whole(16, 1_073_741_824), "the most disk a session may ask for"),
+    key("sessions.max_resources.pids", whole(8, 4_194_304), "the most processes a session may ask for"),
+    key("retention.deleted_sessions_days", whole(0, 36_500), "how long rows of deleted sessions are kept"),
+    key("retention.events_days", whole(1, 36_500), "how long events of a space are kept"),
+    key("retention.idempotency_hours", whole(1, 24 * 365), "how long an idempotency key is kept"),
+    key("log.format", Kind::OneOf(&["human", "json"]), "how log lines look on stderr"),
+    key("log.level", Kind::Text, "error, warn, info, debug or trace, or directives per module"),
+    key("shutdown_seconds", whole(1, 3600), "how long a drain may take before the rest is ended"),
+];
+
+impl Key {
+    pub fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|k| k.path == path)
+    }
+
+    /// The key someone most likely meant, if one is near at all.
+    pub fn nearest(path: &str) -> Option<&'static str> {
+        let last = |p: &str| p.rsplit('.').next().unwrap_or(p).to_owned();
+        KEYS.iter()
+            .map(|k| {
+                let whole = strsim::damerau_levenshtein(k.path, path);
+                // A known key in the wrong section is as near as a slip of the pen.
+                let moved = strsim::damerau_levenshtein(&last(k.path), &last(path)) + 1;
+                (whole.min(moved), k.path)
+            })
+            .min()
+            .filter(|(distance, best)| *distance <= (best.len() / 3).max(2))
+            .map(|(_, best)| best)
+    }
+}
+
+impl Kind {
+    fn schema(self) -> Value {
+        match self {
+            Self::Path | Self::Text => json!({"type": "string"}),
+            Self::Address => json!({"type": "string", "description": "address:port", "examples": ["127.0.0.1:7878"]}),
+            Self::Url => json!({"type": "string", "format": "uri"}),
+            Self::Whole { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+            Self::OneOf(values) => json!({"enum": values}),
+            Self::Roles => json!({"type": "array", "uniqueItems": true,
+                "items": {"enum": super::Role::ALL.map(super::Role::as_str)}}),
+            Self::Counts => json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}),
+        }
+    }
+}
+
+/// The tree as JSON Schema (draft 2020-12), for editors and for whoever generates `wharf.toml`.
+pub fn schema() -> Value {
+    let mut root = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "wharf.toml",
+        "type": "object", "additionalProperties": false, "properties": {},
+    });
+    for key in KEYS {
+        let mut at = &mut root;
+        let mut parts = key.path.split('.').peekable();
+        while let Some(part) = parts.next() {
+            let properties = &mut at["properties"];
+            if parts.peek().is_some() {
+                if properties[part].is_null() {
+                    properties[part] = json!({"type": "object", "additionalProperties": false, "properties": {}});
+                }
+                at = &mut properties[part];
+            } else {
+                let mut leaf = key.kind.schema();
+                leaf["description"] = json!(key.doc);
+                if key.secret {
+                    leaf["writeOnly"] = json!(true);
+                }
+                properties[part] = leaf;
+                break;
+            }
+        }
+    }
+    root
+}
