@@ -9,6 +9,7 @@ pub mod image;
 pub mod labels;
 pub mod limits;
 pub mod name;
+pub mod plan;
 pub mod plain;
 pub mod quota;
 pub mod rbac;
