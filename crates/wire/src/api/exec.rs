@@ -43,6 +43,9 @@ pub struct ExecRequest {
     /// Answers at once with the process, which goes on running.
     #[serde(default)]
     pub background: bool,
+    /// Of a background process: leaves stdin open for `POST …/stdin`.
+    #[serde(default)]
+    pub stdin_open: bool,
 }
 
 /// What a command answered.
@@ -77,8 +80,8 @@ pub struct ExecResult {
 pub enum ExecEvent {
     /// The command runs.
     Started {
-        /// The process's id in the session.
-        process: String,
+        /// Its process id inside.
+        pid: i32,
     },
     /// It wrote something.
     Output {
@@ -119,13 +122,15 @@ pub enum ExecEvent {
     },
 }
 
-/// The two output streams of a process. A terminal has only `stdout`.
+/// The output streams of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputStream {
-    #[default]
     Stdout,
     Stderr,
+    /// Both in the order they were written.
+    #[default]
+    Output,
 }
 
 /// Whether a process still runs.
@@ -136,34 +141,39 @@ pub enum ProcessState {
     Exited,
 }
 
-/// A process the host of the session started. It ends with the session's computer.
+/// A process left running by `exec` with `background`. It ends with the session's computer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Process {
-    /// Its id in the session.
-    pub id: String,
+    /// Its number in the session; counts anew when the session's computer starts anew.
+    pub id: u64,
     /// Its process id inside.
     pub pid: i32,
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// The directory it was started in.
+    pub cwd: String,
+    /// Who it runs as.
+    pub user: String,
     /// Whether it still runs.
     pub state: ProcessState,
-    /// Whether it has a terminal.
-    pub terminal: bool,
     /// Its exit code, once it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// Whether its time ran out.
+    pub timed_out: bool,
+    /// Whether its stdin takes more.
+    pub stdin_open: bool,
     /// Bytes it wrote to stdout so far.
     pub stdout_bytes: u64,
     /// Bytes it wrote to stderr so far.
     pub stderr_bytes: u64,
     /// When it was started.
     pub started_at: Time,
-    /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Time>,
+    /// How long it has run, or ran.
+    pub duration_ms: u64,
 }
 
 /// A signal to a process's group.
@@ -258,12 +268,22 @@ pub enum TerminalOutput {
     /// The first frame: pass the id as `id=` to come back to this terminal.
     Attached {
         /// The terminal's id.
-        id: String,
+        id: u64,
+    },
+    /// Somebody resized the terminal.
+    Resize {
+        /// Columns.
+        cols: u16,
+        /// Rows.
+        rows: u16,
     },
     /// The last frame: the terminal's program ended.
     Exit {
         /// Its exit code; null when a signal ended it.
         exit_code: Option<i32>,
+        /// The signal that ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
     },
     /// Something went wrong.
     Error {

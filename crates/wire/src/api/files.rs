@@ -5,13 +5,15 @@ use wharf_domain::Time;
 
 /// Kinds of directory entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FileKind {
     File,
     Directory,
     Symlink,
-    /// A device, a socket or a pipe.
-    Other,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
 }
 
 /// What is known of a file without reading it.
@@ -19,14 +21,17 @@ pub enum FileKind {
 pub struct FileInfo {
     /// Its absolute path.
     pub path: String,
-    /// The last part of the path.
+    /// The last part of the path. Bytes that are no UTF-8 are replaced.
     pub name: String,
+    /// Base64 of what it is called on disk, where that is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_b64: Option<String>,
     /// What it is.
     pub kind: FileKind,
     /// Its length.
     pub size_bytes: u64,
     /// Its permission bits, octal.
-    #[schema(pattern = "^[0-7]{3,4}$", example = "0644")]
+    #[schema(pattern = "^[0-7]{4}$", example = "0644")]
     pub mode: String,
     /// Its owner's number inside.
     pub uid: u32,
@@ -68,4 +73,33 @@ pub enum FileOp {
         #[schema(pattern = "^[0-7]{3,4}$")]
         mode: String,
     },
+    /// Changes owner and group.
+    Chown {
+        /// `user` or `user:group`, names or numbers as they are inside.
+        #[schema(min_length = 1, max_length = 128)]
+        owner: String,
+        /// Everything below too.
+        #[serde(default)]
+        recursive: bool,
+    },
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Written {
+    /// Bytes taken.
+    pub bytes: u64,
+    /// Length of the file afterwards; absent for an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Members unpacked from an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<u64>,
+}
+
+/// What was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FilesDeleted {
+    /// Directory entries removed.
+    pub entries: u64,
 }

@@ -59,6 +59,41 @@ pub enum Block {
     },
 }
 
+/// One part of a message as it is kept: an object with a `type`; blocks of `Block`'s types look like those.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AnyBlock(pub serde_json::Map<String, serde_json::Value>);
+
+impl AnyBlock {
+    pub fn kind(&self) -> &str {
+        self.0.get("type").and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+
+    /// The text of a text block.
+    pub fn as_text(&self) -> Option<&str> {
+        if self.kind() == "text" { self.0.get("text").and_then(serde_json::Value::as_str) } else { None }
+    }
+
+    /// The block as one of the known types.
+    pub fn known(&self) -> Option<Block> {
+        serde_json::from_value(serde_json::Value::Object(self.0.clone())).ok()
+    }
+}
+
+impl utoipa::PartialSchema for AnyBlock {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .property("type", ObjectBuilder::new().schema_type(Type::String))
+            .required("type")
+            .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+            .description(Some("One part of a message as it is kept: an object with a `type`; blocks of `Block`'s types look like those."))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for AnyBlock {}
+
 /// Content of a message: a list of blocks, or a string, which stands for one text block.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -131,8 +166,8 @@ pub struct Message {
     pub seq: i64,
     /// Who speaks.
     pub role: MessageRole,
-    /// What is said.
-    pub content: Vec<Block>,
+    /// What is said. Agents may say blocks of types that are not listed in `Block`.
+    pub content: Vec<AnyBlock>,
     /// The turn it started (of a user) or belongs to (of an agent).
     pub turn: TurnId,
     /// Where its turn stands.
