@@ -1,0 +1,175 @@
+//! One session.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use wharf_domain::limits;
+use wharf_wire::api;
+
+use super::files::FilesApi;
+use super::{Crud, Never};
+use crate::call::Call;
+use crate::client::Client;
+use crate::error::Result;
+use crate::page::List;
+use crate::stream::EventStream;
+use crate::terminal::{self, Terminal};
+
+/// `/spaces/{space}/sessions/{session}/…`
+#[derive(Clone)]
+pub struct SessionApi {
+    client: Client,
+    space: String,
+    name: String,
+}
+
+/// A call the server may hold for as long as it holds any.
+pub(super) fn waiting(call: Call, what: &str) -> Call {
+    call.query("wait", what).limit(Some(Duration::from_secs(u64::from(limits::WAIT_SECONDS) + 30)))
+}
+
+impl SessionApi {
+    pub(crate) fn new(client: Client, space: &str, name: &str) -> Self {
+        Self { client, space: space.to_owned(), name: name.to_owned() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn call<'a>(&'a self, method: Method, rest: impl IntoIterator<Item = &'a str>) -> Call {
+        self.client.call(
+            method,
+            ["spaces", self.space.as_str(), "sessions", self.name.as_str()].into_iter().chain(rest),
+        )
+    }
+
+    pub async fn get(&self) -> Result<api::Session> {
+        self.call(Method::GET, []).send_json().await
+    }
+
+    /// Asks for its computer to go down; files and log stay.
+    pub async fn close(&self) -> Result<()> {
+        self.call(Method::POST, ["close"]).send_unit().await
+    }
+
+    /// Asks for its computer to come up.
+    pub async fn restore(&self) -> Result<()> {
+        self.call(Method::POST, ["restore"]).send_unit().await
+    }
+
+    /// Cancels the running turn.
+    pub async fn cancel(&self) -> Result<()> {
+        self.call(Method::POST, ["cancel"]).send_unit().await
+    }
+
+    pub async fn fork(&self, body: &api::ForkSession) -> Result<api::Session> {
+        self.call(Method::POST, ["fork"]).json(body).send_json().await
+    }
+
+    pub async fn lineage(&self) -> Result<api::Lineage> {
+        self.call(Method::GET, ["lineage"]).send_json().await
+    }
+
+    pub async fn stats(&self) -> Result<api::SessionStats> {
+        self.call(Method::GET, ["stats"]).send_json().await
+    }
+
+    pub fn snapshots(&self) -> Crud<api::Snapshot, api::CreateSnapshot, Never> {
+        Crud::new(
+            self.client.clone(),
+            ["spaces", self.space.as_str(), "sessions", self.name.as_str(), "snapshots"],
+        )
+    }
+
+    pub fn messages(&self, filters: Vec<(&'static str, String)>) -> List {
+        let this = self.clone();
+        List::new(move || {
+            filters
+                .iter()
+                .fold(this.call(Method::GET, ["messages"]), |call, (name, value)| call.query(name, value))
+        })
+    }
+
+    pub async fn message(&self, seq: i64) -> Result<api::Message> {
+        let seq = seq.to_string();
+        self.call(Method::GET, ["messages", &seq]).send_json().await
+    }
+
+    /// Queues a message; with `wait`, the answer comes when its turn has ended.
+    pub async fn post(&self, content: api::Content, wait: bool) -> Result<api::PostedMessage> {
+        let call = self.call(Method::POST, ["messages"]).json(&api::PostMessage { content });
+        if wait { waiting(call, "done").send_json().await } else { call.send_json().await }
+    }
+
+    /// The session's log from behind `after` on, followed until dropped.
+    pub async fn events(&self, after: Option<i64>) -> Result<EventStream> {
+        let this = self.clone();
+        EventStream::open(move || this.call(Method::GET, ["events"]), after.map(|n| n.to_string())).await
+    }
+
+    /// Runs a command to its end. For commands that write much or run long, see [`Self::exec_stream`].
+    pub async fn exec(&self, body: &api::ExecRequest) -> Result<api::ExecResult> {
+        let limit = u64::from(body.timeout_seconds.unwrap_or(limits::EXEC_TIMEOUT_SECONDS)) + 60;
+        self.call(Method::POST, ["exec"]).json(body).limit(Some(Duration::from_secs(limit))).send_json().await
+    }
+
+    /// Runs a command; [`api::ExecEvent`]s come as they happen, `exit` last.
+    pub async fn exec_stream(&self, body: &api::ExecRequest) -> Result<EventStream> {
+        EventStream::once(self.call(Method::POST, ["exec"]).json(body)).await
+    }
+
+    /// Starts a command and leaves it running.
+    pub async fn spawn(&self, body: &api::ExecRequest) -> Result<api::Process> {
+        let body = api::ExecRequest { background: true, ..body.clone() };
+        self.call(Method::POST, ["exec"]).json(&body).send_json().await
+    }
+
+    pub fn processes(&self) -> List {
+        let this = self.clone();
+        List::new(move || this.call(Method::GET, ["processes"]))
+    }
+
+    pub async fn process(&self, id: u64) -> Result<api::Process> {
+        self.call(Method::GET, ["processes", &id.to_string()]).send_json().await
+    }
+
+    /// A process's output from the beginning, as [`api::ExecEvent`]s; `exit` comes last.
+    pub async fn follow(&self, id: u64) -> Result<EventStream> {
+        let (this, id) = (self.clone(), id.to_string());
+        EventStream::once(this.call(Method::GET, ["processes", &id, "output"]).query("follow", true)).await
+    }
+
+    pub async fn signal(&self, process: u64, signal: api::SignalName) -> Result<()> {
+        self.call(Method::POST, ["processes", &process.to_string(), "signal"])
+            .json(&api::SignalRequest { signal })
+            .send_unit()
+            .await
+    }
+
+    /// Writes to a process's stdin, and closes it behind that when `close`.
+    pub async fn stdin(&self, process: u64, bytes: &[u8], close: bool) -> Result<()> {
+        let (data, encoding) = api::Encoding::encode(bytes);
+        let body = api::StdinRequest { data, encoding, close };
+        self.call(Method::POST, ["processes", &process.to_string(), "stdin"]).json(&body).send_unit().await
+    }
+
+    /// Opens a terminal, or comes back to the one of that id.
+    pub async fn terminal(&self, options: &terminal::Options) -> Result<Terminal> {
+        let mut call = self
+            .call(Method::GET, ["terminal"])
+            .query("cols", options.cols)
+            .query("rows", options.rows)
+            .query_opt("id", options.id)
+            .query_opt("user", options.user.as_deref());
+        if let Some(command) = &options.command {
+            call = call.query("command", command);
+        }
+        Terminal::open(call).await
+    }
+
+    /// The session's files; works on a closed session too.
+    pub fn files(&self) -> FilesApi {
+        FilesApi::new(self.clone())
+    }
+}

@@ -1,0 +1,91 @@
+//! What lives in a space, and the audit log over all of them.
+
+use reqwest::Method;
+use wharf_wire::api;
+
+use super::session::SessionApi;
+use super::{Crud, Never};
+use crate::client::Client;
+use crate::error::Result;
+use crate::page::List;
+use crate::stream::EventStream;
+
+/// `/spaces/{space}/…`
+#[derive(Clone)]
+pub struct SpaceApi {
+    client: Client,
+    name: String,
+}
+
+impl SpaceApi {
+    pub(crate) fn new(client: Client, name: &str) -> Self {
+        Self { client, name: name.to_owned() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub async fn usage(&self) -> Result<api::SpaceUsage> {
+        self.client.call(Method::GET, ["spaces", &self.name, "usage"]).send_json().await
+    }
+
+    pub fn secrets(&self) -> Crud<api::Secret, api::CreateSecret, api::PatchSecret> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "secrets"])
+    }
+
+    /// A secret's value; needs the verb `read-values` and leaves an audit entry.
+    pub async fn reveal_secret(&self, name: &str) -> Result<api::SecretValue> {
+        self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await
+    }
+
+    pub fn images(&self) -> Crud<api::Image, Never, Never> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "images"])
+    }
+
+    pub fn sessions(&self) -> Crud<api::Session, api::CreateSession, api::PatchSession> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "sessions"])
+    }
+
+    pub fn session(&self, name: &str) -> SessionApi {
+        SessionApi::new(self.client.clone(), &self.name, name)
+    }
+
+    /// Makes a session; with `wait`, the answer comes when it is idle or in error.
+    pub async fn create_session(&self, body: &api::CreateSession, wait: bool) -> Result<api::Session> {
+        let call = self.client.call(Method::POST, ["spaces", &self.name, "sessions"]).json(body);
+        if wait { super::session::waiting(call, "ready").send_json().await } else { call.send_json().await }
+    }
+
+    /// What happens in the space, from `after` on (from now, without).
+    pub async fn events(&self, after: Option<String>) -> Result<EventStream> {
+        let (client, space) = (self.client.clone(), self.name.clone());
+        EventStream::open(move || client.call(Method::GET, ["spaces", &space, "events"]), after).await
+    }
+}
+
+/// `/audit`
+pub struct AuditApi {
+    client: Client,
+}
+
+impl AuditApi {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Entries that match the filters.
+    pub fn list(&self, filters: Vec<(&'static str, String)>) -> List {
+        let client = self.client.clone();
+        List::new(move || {
+            filters
+                .iter()
+                .fold(client.call(Method::GET, ["audit"]), |call, (name, value)| call.query(name, value))
+        })
+    }
+
+    /// Walks the chain. Takes as long as the log is long.
+    pub async fn verify(&self) -> Result<api::AuditVerification> {
+        self.client.call(Method::POST, ["audit", "verify"]).limit(None).send_json().await
+    }
+}
