@@ -18,8 +18,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wharf_domain::Name;
 use wharf_domain::quota::Resources;
 
-pub use keys::{KEYS, Key, Kind};
 pub use keys::schema;
+pub use keys::{KEYS, Key, Kind};
 pub use load::{Loaded, Origin, SettingsError, Sources};
 pub use show::{hand_over, take_over};
 
@@ -168,7 +168,12 @@ impl Default for Sessions {
             turn_timeout_seconds: wharf_domain::limits::TURN_TIMEOUT_SECONDS,
             hold_seconds: 30,
             default_resources: Resources::default(),
-            max_resources: Resources { cpu_millis: 64_000, memory_mib: 262_144, disk_mib: 1_048_576, pids: 32_768 },
+            max_resources: Resources {
+                cpu_millis: 64_000,
+                memory_mib: 262_144,
+                disk_mib: 1_048_576,
+                pids: 32_768,
+            },
         }
     }
 }

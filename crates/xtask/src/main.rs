@@ -1,1 +1,45 @@
-fn main() {}
+//! The project's own chores, in Rust so that they need nothing else: checks, generated files, demonstrations.
+
+mod ci;
+mod sh;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of this repository")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check imports against ARCHITECTURE.md, file lengths, documentation of error codes, banned calls
+    Tidy,
+    /// Everything a change must pass, cheapest first
+    Ci(ci::Args),
+    /// Write openapi/v1.json from the routes
+    Openapi {
+        /// Only say whether the committed document is fresh
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Tidy => tidy::run(),
+        Task::Ci(args) => ci::run(&args),
+        Task::Openapi { check } => ci::openapi(check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

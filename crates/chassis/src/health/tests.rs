@@ -8,7 +8,10 @@ async fn a_process_is_ready_when_all_it_requires_answers() {
     health.want("jailer", || async { Err("not running".to_owned()) });
     let report = health.report().await;
     assert!(report.ready);
-    assert_eq!(report.checks.iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>(), [("database", true), ("jailer", false)]);
+    assert_eq!(
+        report.checks.iter().map(|c| (c.name, c.ok)).collect::<Vec<_>>(),
+        [("database", true), ("jailer", false)]
+    );
     health.require("disk", || async { Err("full".to_owned()) });
     assert!(!health.report().await.ready);
 }

@@ -9,7 +9,10 @@ pub enum Kind {
     Text,
     Address,
     Url,
-    Whole { min: u64, max: u64 },
+    Whole {
+        min: u64,
+        max: u64,
+    },
     OneOf(&'static [&'static str]),
     Roles,
     /// Image name → whole number.
@@ -36,10 +39,18 @@ const fn whole(min: u64, max: u64) -> Kind {
 const YEAR: u64 = 366 * 86_400;
 
 pub const KEYS: &[Key] = &[
-    key("data_dir", Kind::Path, "where everything is kept; /var/lib/wharf for root, ~/.local/share/wharf otherwise"),
+    key(
+        "data_dir",
+        Kind::Path,
+        "where everything is kept; /var/lib/wharf for root, ~/.local/share/wharf otherwise",
+    ),
     key("run_dir", Kind::Path, "sockets and mounts of what runs now; <data_dir>/run when not set"),
     key("listen", Kind::Address, "address and port of the API"),
-    key("metrics_listen", Kind::Address, "address and port that serves /metrics without a credential; off when not set"),
+    key(
+        "metrics_listen",
+        Kind::Address,
+        "address and port that serves /metrics without a credential; off when not set",
+    ),
     key("public_url", Kind::Url, "how clients outside reach the API"),
     Key {
         path: "database_url",
@@ -48,22 +59,58 @@ pub const KEYS: &[Key] = &[
         secret: true,
     },
     key("database_url_file", Kind::Path, "file whose first line is the database URL"),
-    key("user", Kind::Text, "unprivileged user everything but the jailer runs as when started as root; made when missing"),
+    key(
+        "user",
+        Kind::Text,
+        "unprivileged user everything but the jailer runs as when started as root; made when missing",
+    ),
     key("roles", Kind::Roles, "what this process does"),
     key("jailer.socket", Kind::Path, "the jailer's unix socket; <run_dir>/jailer.sock when not set"),
     key("jailer.id_base", whole(65_536, 4_000_000_000), "first user id handed to jails, 65536 ids each"),
     key("jailer.cgroup_prefix", Kind::Text, "directory of this installation under every cgroup hierarchy"),
-    key("jailer.loop_size_mib", whole(256, 1 << 30), "size of the sparse btrfs file, where data_dir is not on btrfs"),
-    key("jailer.volume_driver", Kind::OneOf(&["auto", "btrfs", "directory"]), "how sessions keep their writes"),
+    key(
+        "jailer.loop_size_mib",
+        whole(256, 1 << 30),
+        "size of the sparse btrfs file, where data_dir is not on btrfs",
+    ),
+    key(
+        "jailer.volume_driver",
+        Kind::OneOf(&["auto", "btrfs", "directory"]),
+        "how sessions keep their writes",
+    ),
     key("host_binary", Kind::Path, "wharf-host; beside the running executable when not set"),
     key("warm", Kind::Counts, "how many computers of an image stand ready"),
     key("sessions.default_image", Kind::Text, "image of a session that names none"),
-    key("sessions.idle_timeout_seconds", whole(1, YEAR), "idle time after which a session closes, when it does not say"),
-    key("sessions.turn_timeout_seconds", whole(1, YEAR), "time a turn may take, when the session does not say"),
-    key("sessions.hold_seconds", whole(1, 3600), "how long a closed session's computer stays up for its files"),
-    key("sessions.default_resources.cpu_millis", whole(10, 1_024_000), "CPU of a session that does not say; 1000 is one core"),
-    key("sessions.default_resources.memory_mib", whole(16, 16_777_216), "memory of a session that does not say"),
-    key("sessions.default_resources.disk_mib", whole(16, 1_073_741_824), "disk of a session that does not say"),
+    key(
+        "sessions.idle_timeout_seconds",
+        whole(1, YEAR),
+        "idle time after which a session closes, when it does not say",
+    ),
+    key(
+        "sessions.turn_timeout_seconds",
+        whole(1, YEAR),
+        "time a turn may take, when the session does not say",
+    ),
+    key(
+        "sessions.hold_seconds",
+        whole(1, 3600),
+        "how long a closed session's computer stays up for its files",
+    ),
+    key(
+        "sessions.default_resources.cpu_millis",
+        whole(10, 1_024_000),
+        "CPU of a session that does not say; 1000 is one core",
+    ),
+    key(
+        "sessions.default_resources.memory_mib",
+        whole(16, 16_777_216),
+        "memory of a session that does not say",
+    ),
+    key(
+        "sessions.default_resources.disk_mib",
+        whole(16, 1_073_741_824),
+        "disk of a session that does not say",
+    ),
     key("sessions.default_resources.pids", whole(8, 4_194_304), "processes of a session that does not say"),
     key("sessions.max_resources.cpu_millis", whole(10, 1_024_000), "the most CPU a session may ask for"),
     key("sessions.max_resources.memory_mib", whole(16, 16_777_216), "the most memory a session may ask for"),
@@ -102,13 +149,17 @@ impl Kind {
     fn schema(self) -> Value {
         match self {
             Self::Path | Self::Text => json!({"type": "string"}),
-            Self::Address => json!({"type": "string", "description": "address:port", "examples": ["127.0.0.1:7878"]}),
+            Self::Address => {
+                json!({"type": "string", "description": "address:port", "examples": ["127.0.0.1:7878"]})
+            }
             Self::Url => json!({"type": "string", "format": "uri"}),
             Self::Whole { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
             Self::OneOf(values) => json!({"enum": values}),
             Self::Roles => json!({"type": "array", "uniqueItems": true,
                 "items": {"enum": super::Role::ALL.map(super::Role::as_str)}}),
-            Self::Counts => json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}),
+            Self::Counts => {
+                json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}})
+            }
         }
     }
 }
@@ -126,7 +177,8 @@ pub fn schema() -> Value {
             let properties = &mut at["properties"];
             if parts.peek().is_some() {
                 if properties[part].is_null() {
-                    properties[part] = json!({"type": "object", "additionalProperties": false, "properties": {}});
+                    properties[part] =
+                        json!({"type": "object", "additionalProperties": false, "properties": {}});
                 }
                 at = &mut properties[part];
             } else {

@@ -12,8 +12,17 @@ use figment::{Figment, Metadata, Provider};
 use super::{KEYS, Key, Kind, Secret, Settings};
 
 /// Variables that begin like settings and belong to the client or to the tests.
-const NOT_SETTINGS: &[&str] =
-    &["CONFIG", "SERVER", "TOKEN", "SPACE", "CONTEXT", "OUTPUT", "PASSWORD_FILE", "USER_NAME", "CLIENT_CONFIG"];
+const NOT_SETTINGS: &[&str] = &[
+    "CONFIG",
+    "SERVER",
+    "TOKEN",
+    "SPACE",
+    "CONTEXT",
+    "OUTPUT",
+    "PASSWORD_FILE",
+    "USER_NAME",
+    "CLIENT_CONFIG",
+];
 const NOT_SETTINGS_PREFIXES: &[&str] = &["TEST_", "BENCH_", "DEMO_", "SOAK_"];
 
 /// Where a value came from.
@@ -102,7 +111,10 @@ impl Sources {
         let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
         let environment: Vec<_> = std::env::vars_os().map(|(k, v)| (text(k), text(v))).collect();
         let file = file.or_else(|| {
-            environment.iter().find(|(k, v)| k == "WHARF_CONFIG" && !v.is_empty()).map(|(_, v)| PathBuf::from(v))
+            environment
+                .iter()
+                .find(|(k, v)| k == "WHARF_CONFIG" && !v.is_empty())
+                .map(|(_, v)| PathBuf::from(v))
         });
         let home = std::env::var_os("HOME").map(PathBuf::from);
         Self { file, environment, flags, root, home }
@@ -127,7 +139,8 @@ impl Sources {
         // The file is looked for in the data directory, which only the places above the file can move.
         let moved = singles.iter().rev().find(|(key, ..)| key == "data_dir");
         let default_dir = self.default_data_dir();
-        let data_dir = moved.and_then(|(_, v, _)| v.as_str()).map_or_else(|| default_dir.clone(), PathBuf::from);
+        let data_dir =
+            moved.and_then(|(_, v, _)| v.as_str()).map_or_else(|| default_dir.clone(), PathBuf::from);
         let file = self.find_file(&data_dir)?;
 
         let defaults = Settings { data_dir: default_dir, ..Settings::default() };
@@ -136,14 +149,18 @@ impl Sources {
         if let Some(path) = &file {
             let text = std::fs::read_to_string(path)
                 .map_err(|cause| SettingsError::Unreadable { path: path.clone(), cause })?;
-            let table: toml::Table = text
-                .parse()
-                .map_err(|e: toml::de::Error| SettingsError::NotToml { path: path.clone(), problem: e.to_string() })?;
+            let table: toml::Table = text.parse().map_err(|e: toml::de::Error| SettingsError::NotToml {
+                path: path.clone(),
+                problem: e.to_string(),
+            })?;
             let mut keys = Vec::new();
             leaves(&table, "", &mut keys);
             for key in keys {
                 check_known(&key, &Origin::File(path.clone()), &mut errors);
-                origins.insert(known(&key).map_or(key.clone(), |k| k.path.to_owned()), Origin::File(path.clone()));
+                origins.insert(
+                    known(&key).map_or(key.clone(), |k| k.path.to_owned()),
+                    Origin::File(path.clone()),
+                );
             }
             figment = figment.merge(Toml::string(&text));
         }
@@ -170,7 +187,7 @@ impl Sources {
                     .collect(),
             )
         })?;
-        self.resolve(&mut settings, &origin_of)?;
+        Self::resolve(&mut settings, &origin_of)?;
         check_ranges(&settings, &origin_of)?;
         Ok(Loaded { settings, origins, file })
     }
@@ -184,7 +201,8 @@ impl Sources {
 
     fn find_file(&self, data_dir: &Path) -> Result<Option<PathBuf>, SettingsError> {
         if let Some(path) = &self.file {
-            std::fs::metadata(path).map_err(|cause| SettingsError::Unreadable { path: path.clone(), cause })?;
+            std::fs::metadata(path)
+                .map_err(|cause| SettingsError::Unreadable { path: path.clone(), cause })?;
             return Ok(Some(path.clone()));
         }
         let beside = data_dir.join("wharf.toml");
@@ -193,10 +211,11 @@ impl Sources {
     }
 
     /// Makes paths absolute and takes secrets out of their files.
-    fn resolve(&self, s: &mut Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), SettingsError> {
-        for path in [Some(&mut s.data_dir), s.run_dir.as_mut(), s.jailer.socket.as_mut(), s.host_binary.as_mut()]
-            .into_iter()
-            .flatten()
+    fn resolve(s: &mut Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), SettingsError> {
+        for path in
+            [Some(&mut s.data_dir), s.run_dir.as_mut(), s.jailer.socket.as_mut(), s.host_binary.as_mut()]
+                .into_iter()
+                .flatten()
         {
             *path = std::path::absolute(&*path)
                 .map_err(|cause| SettingsError::Unreadable { path: path.clone(), cause })?;
@@ -248,13 +267,18 @@ fn check_known(key: &str, origin: &Origin, errors: &mut Vec<SettingsError>) {
 /// A value from outside a file: numbers and maps are read as TOML would, everything else is text as it stands.
 fn scalar(key: &str, text: &str) -> Value {
     match known(key).map(|k| k.kind) {
-        Some(Kind::Whole { .. }) => text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+        Some(Kind::Whole { .. }) => {
+            text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
+        }
         Some(Kind::Counts) if key.contains('.') => {
             text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
         }
         Some(Kind::Counts) => text.parse().unwrap_or_else(|_| Value::from(text)),
         Some(Kind::Roles) => Value::from(
-            text.split(',').map(|r| Value::from(r.trim())).filter(|v| v.as_str() != Some("")).collect::<Vec<_>>(),
+            text.split(',')
+                .map(|r| Value::from(r.trim()))
+                .filter(|v| v.as_str() != Some(""))
+                .collect::<Vec<_>>(),
         ),
         _ => Value::from(text),
     }
@@ -297,7 +321,10 @@ fn check_ranges(s: &Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), 
     let prefix_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let prefix = &s.jailer.cgroup_prefix;
     if prefix.is_empty() || prefix.starts_with('.') || !prefix.chars().all(prefix_ok) {
-        refuse("jailer.cgroup_prefix", format!("{prefix:?} is not one directory name of letters, digits, -, _ and ."));
+        refuse(
+            "jailer.cgroup_prefix",
+            format!("{prefix:?} is not one directory name of letters, digits, -, _ and ."),
+        );
     }
     let user_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     if s.user.is_empty() || s.user == "root" || s.user.len() > 32 || !s.user.chars().all(user_ok) {
@@ -314,14 +341,21 @@ fn check_ranges(s: &Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), 
         refuse("database_url", "does not begin with postgres:// or postgresql://".into());
     }
     // sun_path holds 107 bytes, and a session's host socket is the longest path under run_dir.
-    let longest = s.run_dir().as_os_str().len() + "/jails/00000000-0000-0000-0000-000000000000/host.sock".len();
+    let longest =
+        s.run_dir().as_os_str().len() + "/jails/00000000-0000-0000-0000-000000000000/host.sock".len();
     if longest > 107 {
         refuse(
             if s.run_dir.is_some() { "run_dir" } else { "data_dir" },
-            format!("is too long: unix sockets below it would take {longest} of 107 bytes; set a shorter run_dir"),
+            format!(
+                "is too long: unix sockets below it would take {longest} of 107 bytes; set a shorter run_dir"
+            ),
         );
     }
-    if s.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
+    // The filter itself would take any word for a module's name.
+    let level = |l: &str| matches!(l, "off" | "error" | "warn" | "info" | "debug" | "trace");
+    let directive =
+        |d: &str| d.split_once('=').map_or_else(|| level(d), |(module, l)| !module.is_empty() && level(l));
+    if !s.log.level.split(',').all(|d| directive(d.trim())) {
         refuse("log.level", format!("{:?} is not a level or a list of module=level", s.log.level));
     }
     if errors.is_empty() { Ok(()) } else { Err(one_or_several(errors)) }

@@ -22,7 +22,8 @@ fn load(toml: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Load
 #[test]
 fn later_places_win_and_every_value_knows_its_origin() {
     let toml = "listen = '0.0.0.0:1'\nshutdown_seconds = 5\n[log]\nformat = 'json'\n[warm]\nbase = 7";
-    let env = [("WHARF_SHUTDOWN_SECONDS", "6"), ("WHARF_LOG__LEVEL", "debug"), ("WHARF_TOKEN", "not a setting")];
+    let env =
+        [("WHARF_SHUTDOWN_SECONDS", "6"), ("WHARF_LOG__LEVEL", "debug"), ("WHARF_TOKEN", "not a setting")];
     let loaded = load(toml, &env, &[("listen", "127.0.0.1:2")]).unwrap();
     let s = &loaded.settings;
     assert_eq!(s.listen.to_string(), "127.0.0.1:2");
@@ -51,7 +52,10 @@ fn an_unknown_key_names_the_nearest_one_and_its_place() {
     let error = load("[jailer]\nsokcet = 'x'", &[], &[]).unwrap_err();
     assert!(error.contains("did you mean `jailer.socket`?"), "{error}");
     let error = load("", &[("WHARF_LISTNE", "x")], &[]).unwrap_err();
-    assert!(error.starts_with("environment variable WHARF_LISTNE: there is no setting `listne`; did you mean"), "{error}");
+    assert!(
+        error.starts_with("environment variable WHARF_LISTNE: there is no setting `listne`; did you mean"),
+        "{error}"
+    );
     let error = load("volume_driver = 'btrfs'", &[], &[]).unwrap_err();
     assert!(error.contains("did you mean `jailer.volume_driver`?"), "{error}");
     let error = load("zzzzzzzzzzzzz = 1", &[], &[]).unwrap_err();
@@ -69,14 +73,22 @@ fn a_wrong_value_says_where_and_what() {
     for (toml, env, wants) in [
         ("listen = 'nowhere'", None, vec!["`listen`", "wharf.toml"]),
         ("shutdown_seconds = 0", None, vec!["`shutdown_seconds`: is 0; it must be between 1 and 3600"]),
-        ("", Some(("WHARF_SHUTDOWN_SECONDS", "soon")), vec!["environment variable WHARF_SHUTDOWN_SECONDS", "`shutdown_seconds`"]),
+        (
+            "",
+            Some(("WHARF_SHUTDOWN_SECONDS", "soon")),
+            vec!["environment variable WHARF_SHUTDOWN_SECONDS", "`shutdown_seconds`"],
+        ),
         ("roles = ['server', 'cook']", None, vec!["`roles", "cook"]),
         ("roles = []", None, vec!["names no role"]),
         ("user = 'root'", None, vec!["not the name of an unprivileged user"]),
         ("log.level = 'loud'", None, vec!["`log.level`"]),
         ("public_url = 'ftp://x'", None, vec!["http://"]),
         ("jailer.cgroup_prefix = '../x'", None, vec!["one directory name"]),
-        ("run_dir = '/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", None, vec!["too long", "107"]),
+        (
+            "run_dir = '/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'",
+            None,
+            vec!["too long", "107"],
+        ),
         ("listen = [", None, vec!["is not TOML"]),
     ] {
         let error = load(toml, env.as_slice(), &[]).expect_err(toml);

@@ -1,0 +1,118 @@
+//! What every change must pass, cheapest first. Stops at the first failure unless asked to go on.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sh::{self, cargo, have, program};
+use crate::tidy;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run all steps and report every failure
+    #[arg(long)]
+    keep_going: bool,
+    /// Leave out the tests
+    #[arg(long)]
+    no_tests: bool,
+}
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<()>,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "tidy", run: tidy::run },
+    Step { name: "fmt", run: || sh::run(&mut cargo(&["fmt", "--all", "--check"])) },
+    Step {
+        name: "clippy",
+        run: || {
+            sh::run(&mut cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]))
+        },
+    },
+    Step { name: "deny", run: deny },
+    Step { name: "build", run: || sh::run(&mut cargo(&["build", "--workspace", "--locked"])) },
+    Step { name: "host", run: || sh::run(&mut cargo(&["xtask", "host"])) },
+    Step { name: "openapi", run: || openapi(true) },
+    Step { name: "test", run: test },
+    Step {
+        name: "doc",
+        run: || {
+            sh::run(
+                cargo(&["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])
+                    .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"),
+            )
+        },
+    },
+];
+
+pub fn run(args: &Args) -> Result<()> {
+    let mut times = Vec::new();
+    let mut failed = Vec::new();
+    for step in STEPS.iter().filter(|s| !(args.no_tests && s.name == "test")) {
+        eprintln!("── {} ──", step.name);
+        let begun = Instant::now();
+        let result = (step.run)();
+        times.push((step.name, begun.elapsed(), result.is_ok()));
+        if let Err(error) = result {
+            eprintln!("{}: {error:#}", step.name);
+            failed.push(step.name);
+            if !args.keep_going {
+                break;
+            }
+        }
+    }
+    eprintln!("── summary ──");
+    for (name, time, ok) in times {
+        eprintln!("{name:<10} {:>7.1}s {}", time.as_secs_f64(), if ok { "ok" } else { "FAILED" });
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Licences, advisories and doubles, where cargo-deny is installed. It takes minutes to compile, which a run
+/// on two cores cannot spare: CI machines that have it use it, and the step says so when it did not run.
+fn deny() -> Result<()> {
+    if have("cargo-deny") {
+        sh::run(&mut cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"]))
+    } else {
+        eprintln!("cargo-deny is not installed: licences and doubles were not checked");
+        Ok(())
+    }
+}
+
+fn test() -> Result<()> {
+    if have("cargo-nextest") {
+        sh::run(&mut cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]))?;
+        sh::run(&mut cargo(&["test", "--workspace", "--locked", "--doc", "--quiet"]))
+    } else {
+        bail!("cargo-nextest is not installed; `make setup` installs it")
+    }
+}
+
+/// The OpenAPI document as the binary serves it, beside the committed one.
+pub fn openapi(check: bool) -> Result<()> {
+    let fresh =
+        sh::output(&mut cargo(&["run", "--quiet", "--locked", "--package", "wharf", "--", "openapi"]))?;
+    let path = sh::root().join("openapi/v1.json");
+    let committed = std::fs::read(&path).unwrap_or_default();
+    if committed == fresh {
+        return Ok(());
+    }
+    if check {
+        let _ = program("git", &["--no-pager", "diff", "--stat", "openapi"]).status();
+        bail!("openapi/v1.json is not what the routes say; run `cargo xtask openapi` and commit it");
+    }
+    std::fs::write(&path, fresh).with_context(|| format!("cannot write {}", path.display()))
+}
