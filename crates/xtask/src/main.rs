@@ -1,5 +1,6 @@
 //! The project's own chores, in Rust so that they need nothing else: checks, generated files, demonstrations.
 
+mod bench;
 mod ci;
 mod sh;
 mod tidy;
@@ -19,6 +20,8 @@ struct Cli {
 enum Task {
     /// Check imports against ARCHITECTURE.md, file lengths, documentation of error codes, banned calls
     Tidy,
+    /// Measure beside peers in the same run
+    Bench(bench::Bench),
     /// Everything a change must pass, cheapest first
     Ci(ci::Args),
     /// Write openapi/v1.json from the routes
@@ -32,6 +35,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Tidy => tidy::run(),
+        Task::Bench(bench) => bench::run(bench),
         Task::Ci(args) => ci::run(&args),
         Task::Openapi { check } => ci::openapi(check),
     };
