@@ -53,10 +53,9 @@ impl AuthApi {
         })?)
     }
 
-    /// Ends the login the refresh token belongs to, or the one the access token came from.
-    pub async fn logout(&self, refresh_token: Option<&str>) -> Result<()> {
-        let body = api::LogoutRequest { refresh_token: refresh_token.map(Sensitive::new) };
-        self.client.call(Method::POST, ["auth", "logout"]).json(&body).send_unit().await
+    /// Ends the login the access token came from.
+    pub async fn logout(&self) -> Result<()> {
+        self.client.call(Method::POST, ["auth", "logout"]).send_unit().await
     }
 
     pub async fn me(&self) -> Result<api::Me> {

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use wharf_domain::rbac::{Group, Resource, Rule, Verb};
-use wharf_domain::{BindingId, Name, RoleId, Time};
+use wharf_domain::{BindingId, Labels, Name, RoleId, Time};
 
-use super::PrincipalRef;
+use super::{LabelsPatch, PrincipalRef};
 
 /// A named list of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -15,6 +15,8 @@ pub struct Role {
     pub name: Name,
     /// What it allows. Nothing denies.
     pub rules: Vec<Rule>,
+    /// Labels to find it by.
+    pub labels: Labels,
     /// Built-in roles cannot be changed or deleted.
     pub built_in: bool,
     /// When it was made.
@@ -34,6 +36,9 @@ pub struct CreateRole {
     /// What it allows; the caller cannot grant what the caller does not have.
     #[schema(min_items = 1, max_items = 100)]
     pub rules: Vec<Rule>,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Changes to a role, as JSON merge patch.
@@ -44,6 +49,9 @@ pub struct PatchRole {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 100)]
     pub rules: Option<Vec<Rule>>,
+    /// Labels to set; null removes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsPatch>,
 }
 
 /// A role given to a principal, in one space or everywhere.
@@ -59,8 +67,14 @@ pub struct RoleBinding {
     pub principal: PrincipalRef,
     /// The space it is for; null means everywhere.
     pub space: Option<Name>,
+    /// Labels to find it by.
+    pub labels: Labels,
     /// When it was made.
     pub created_at: Time,
+    /// When it was changed last.
+    pub updated_at: Time,
+    /// Grows with every change; goes into `If-Match`.
+    pub resource_version: i64,
 }
 
 /// A role binding to be made.
@@ -77,6 +91,9 @@ pub struct CreateRoleBinding {
     /// The space it is for; absent means everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<Name>,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// The question whether the caller may do something.

@@ -8,7 +8,7 @@ use wharf_domain::{AuditId, Time};
 #[serde(rename_all = "lowercase")]
 pub enum AuditOutcome {
     /// It was done.
-    Done,
+    Allowed,
     /// The caller was not allowed to.
     Denied,
     /// It was allowed and went wrong.

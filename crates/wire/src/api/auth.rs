@@ -25,15 +25,6 @@ pub struct RefreshRequest {
     pub refresh_token: Sensitive,
 }
 
-/// The login to end.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogoutRequest {
-    /// Any refresh token of the login to end; without one, the login the access token came from ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refresh_token: Option<Sensitive>,
-}
-
 /// What a login or a refresh answers.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenPair {

@@ -166,6 +166,12 @@ pub struct Message {
     pub seq: i64,
     /// Who speaks.
     pub role: MessageRole,
+    /// Which agent, where one speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Who said it, where a principal did: `user/alice`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
     /// What is said. Agents may say blocks of types that are not listed in `Block`.
     pub content: Vec<AnyBlock>,
     /// The turn it started (of a user) or belongs to (of an agent).
@@ -175,6 +181,9 @@ pub struct Message {
     /// Why the turn failed or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// What the turn used; null until it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<serde_json::Value>,

@@ -80,6 +80,11 @@ pub struct WatchPage<T> {
     pub resource_version: String,
 }
 
+/// For actions that need no word: an empty object, or no body at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
 /// What the server is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Version {

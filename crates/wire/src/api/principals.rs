@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use wharf_domain::rbac::Rule;
-use wharf_domain::{Code, Error, Name, ServiceAccountId, SpaceId, Time, TokenId, UserId};
+use wharf_domain::{Code, Error, Labels, Name, ServiceAccountId, Time, TokenId, UserId};
 
-use super::Sensitive;
+use super::{LabelsPatch, Sensitive};
 
 /// The two kinds of principals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -105,6 +105,8 @@ pub struct User {
     pub name: Name,
     /// What people call the user.
     pub display_name: String,
+    /// Labels to find it by.
+    pub labels: Labels,
     /// A disabled user cannot log in, and tokens given out before stop working.
     pub disabled: bool,
     /// When the user was made.
@@ -128,6 +130,9 @@ pub struct CreateUser {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub display_name: Option<String>,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Changes to a user, as JSON merge patch.
@@ -142,6 +147,9 @@ pub struct PatchUser {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub display_name: Option<String>,
+    /// Labels to set; null removes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsPatch>,
     /// True shuts the user out at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
@@ -156,6 +164,8 @@ pub struct ServiceAccount {
     pub name: Name,
     /// What it is for.
     pub description: String,
+    /// Labels to find it by.
+    pub labels: Labels,
     /// Tokens of a disabled service account do not work.
     pub disabled: bool,
     /// When it was made.
@@ -176,6 +186,9 @@ pub struct CreateServiceAccount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub description: Option<String>,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Changes to a service account, as JSON merge patch.
@@ -186,6 +199,9 @@ pub struct PatchServiceAccount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub description: Option<String>,
+    /// Labels to set; null removes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsPatch>,
     /// True stops all its tokens at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
@@ -202,9 +218,6 @@ pub struct ApiToken {
     pub expires_at: Option<Time>,
     /// The rules it is narrowed to; null means all of its owner's rights.
     pub rules: Option<Vec<Rule>>,
-    /// The only space it works in; null means all of its owner's.
-    #[serde(default)]
-    pub space: Option<SpaceId>,
     /// When it was made.
     pub created_at: Time,
     /// When it was used last, to the minute; null means never.

@@ -1,9 +1,9 @@
 //! Secrets of a space: write-only values.
 
 use serde::{Deserialize, Serialize};
-use wharf_domain::{Name, SecretId, Time};
+use wharf_domain::{Labels, Name, SecretId, Time};
 
-use super::{Encoding, Sensitive};
+use super::{Encoding, LabelsPatch, Sensitive};
 
 /// A secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -12,6 +12,8 @@ pub struct Secret {
     pub id: SecretId,
     /// The secret's name.
     pub name: Name,
+    /// Labels to find it by.
+    pub labels: Labels,
     /// Grows with every new value.
     pub version: i64,
     /// When it was made.
@@ -34,18 +36,25 @@ pub struct CreateSecret {
     /// How the value is written.
     #[serde(default)]
     pub encoding: Encoding,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
-/// A new value for a secret.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+/// Changes to a secret: a new value, new labels or both.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchSecret {
     /// The value: 1 byte to 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 65_536)]
-    pub value: Sensitive,
+    pub value: Option<Sensitive>,
     /// How the value is written.
     #[serde(default)]
     pub encoding: Encoding,
+    /// Labels to set; null removes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsPatch>,
 }
 
 /// A secret's value. Whoever asked for it is in the audit log.

@@ -42,6 +42,8 @@ pub struct Session {
     /// The script that ran before its first use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<String>,
+    /// Whether root can be had inside; false also forbids `sudo`.
+    pub allow_root: bool,
     /// Seconds after the last use until it closes; 0 means never.
     pub idle_timeout_seconds: u32,
     /// Seconds a turn may take.
@@ -174,6 +176,9 @@ pub struct CreateSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 262_144)]
     pub setup: Option<String>,
+    /// Whether root can be had inside (it is nobody outside); yes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_root: Option<bool>,
     /// The first message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Content>,
@@ -295,8 +300,8 @@ pub struct Origin {
     pub session: SessionId,
     /// The snapshot its files came from; null when it was forked without files.
     pub snapshot: Option<SnapshotId>,
-    /// The last message of the parent that came along or was there.
-    pub message: Option<i64>,
+    /// Where the parent's log stood.
+    pub seq: i64,
 }
 
 /// A session's ancestors and descendants.

@@ -26,16 +26,23 @@ pub struct Snapshot {
     pub session: SessionId,
     /// Where it stands.
     pub state: SnapshotState,
-    /// The last message of the session when it was taken.
-    pub message: Option<i64>,
-    /// Bytes written beyond the image when it was taken.
-    pub size_bytes: u64,
-    /// How long a running session stood still.
-    pub stall_micros: u64,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<String>,
+    /// Where the session's log stood.
+    pub seq: i64,
+    /// Bytes written beyond the image; null until it is taken.
+    pub size_bytes: Option<u64>,
+    /// How long a running session stood still; null until it is taken.
+    pub stall_micros: Option<u64>,
     /// Labels to find it by.
     pub labels: Labels,
-    /// When it was taken.
+    /// When it was asked for.
     pub created_at: Time,
+    /// When it was changed last.
+    pub updated_at: Time,
+    /// Grows with every change.
+    pub resource_version: i64,
 }
 
 /// A snapshot to be taken.
