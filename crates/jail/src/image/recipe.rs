@@ -43,20 +43,24 @@ impl Recipe {
     pub fn load(dir: &Path) -> Result<Self, Step> {
         let path = dir.join("recipe.toml");
         let text = fs::read_to_string(&path).at_with(|| format!("read {}", path.display()))?;
-        let parsed: Text = toml::from_str(&text)
-            .map_err(|error| Step::refused(format!("read {}", path.display()), error))?;
+        Self::parse(&text, &mut |name| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).at_with(|| format!("read {}", path.display()))
+        })
+    }
+
+    /// Reads a recipe's text; `script` gives the text of the script it names.
+    pub fn parse(text: &str, script: &mut dyn FnMut(&str) -> Result<String, Step>) -> Result<Self, Step> {
+        let parsed: Text = toml::from_str(text).map_err(|error| Step::refused("read the recipe", error))?;
         let script = match &parsed.script {
             None => String::new(),
             Some(name) if name.contains('/') || name.starts_with('.') => {
                 return Err(Step::refused(
-                    format!("read {}", path.display()),
+                    "read the recipe",
                     format!("script {name:?} is to be a file name in the recipe's own directory"),
                 ));
             }
-            Some(name) => {
-                let path = dir.join(name);
-                fs::read_to_string(&path).at_with(|| format!("read {}", path.display()))?
-            }
+            Some(name) => script(name)?,
         };
         Self::new(parsed.name, parsed.suite, parsed.packages, script)
     }
