@@ -3,3 +3,5 @@
 //! Data only: no I/O, and no decision beyond what a type can carry.
 
 pub mod api;
+pub mod host;
+pub mod jailer;
