@@ -1,6 +1,17 @@
 //! The native runtime: jails, their volumes and images. Runs as root in the jailer's single-threaded process.
 #![allow(unsafe_code)]
 
+mod cgroup;
+pub mod client;
+mod convert;
 pub mod image;
+pub mod jailer;
+mod launch;
+mod seccomp;
+mod settings;
 pub mod step;
+mod sys;
 pub mod volume;
+
+pub use client::NativeRuntime;
+pub use settings::{JailerSettings, socket_in};

@@ -1,0 +1,57 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const HYBRID: &str = "\
+30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+33 30 0:28 / /var/lib/copy/memory rw - cgroup cgroup rw,memory
+34 30 0:29 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw
+";
+
+#[test]
+fn each_controller_is_found_where_the_machine_mounts_it() {
+    let found = mounts::parse(HYBRID);
+    assert_eq!(found.v1["memory"], PathBuf::from("/sys/fs/cgroup/memory"));
+    assert_eq!(found.v1["cpuacct"], PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"));
+    assert_eq!(found.v2, Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    let groups = Cgroups::among(&found, "wharf");
+    assert_eq!(groups.kind(), "hybrid");
+    assert!(groups.has("cpu") && groups.has("memory") && !groups.has("pids"));
+}
+
+#[test]
+fn a_machine_without_a_controller_refuses_instead_of_going_without() {
+    let groups = Cgroups::among(&mounts::parse(HYBRID), "wharf");
+    let refusal = groups.create("x", &Resources::default()).unwrap_err();
+    assert_eq!(refusal.kind, crate::step::Kind::Refused);
+    assert!(refusal.to_string().contains("pids"), "{refusal}");
+}
+
+/// A directory that looks like a version 2 tree: the kernel here cannot mount one with controllers.
+fn pure_v2(dir: &Path) -> Cgroups {
+    std::fs::write(dir.join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
+    let mounted = mounts::Mounts { v2: Some(dir.to_owned()), ..mounts::Mounts::default() };
+    Cgroups::among(&mounted, "wharf")
+}
+
+#[test]
+fn version_two_limits_are_written_in_its_own_units() {
+    let dir = std::env::temp_dir().join(format!("jail-cgroup-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let groups = pure_v2(&dir);
+    groups.prepare().unwrap();
+    assert_eq!(groups.kind(), "v2");
+    assert_eq!(
+        std::fs::read_to_string(dir.join("wharf/cgroup.subtree_control")).unwrap(),
+        "+cpu +memory +pids"
+    );
+    let r = Resources { cpu_millis: 1500, memory_mib: 256, disk_mib: 100, pids: 64 };
+    groups.create("one", &r).unwrap();
+    let read = |file: &str| std::fs::read_to_string(dir.join("wharf/one").join(file)).unwrap();
+    assert_eq!(read("cpu.max"), "150000 100000");
+    assert_eq!(read("memory.max"), "268435456");
+    assert_eq!(read("pids.max"), "64");
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,137 @@
+//! The system calls a jail may make: an explicit allow list, compiled once per process.
+//!
+//! The list is what container runtimes allow by default (moby's profile) for a container without CAP_SYS_ADMIN, and
+//! two allowances that let Chromium build its own sandbox: `clone` with new user, pid and network namespaces, and
+//! `unshare` of exactly a user namespace. Nothing such a namespace would be good for (mount, setns, pivot_root, …) is
+//! on the list. Left out against that profile: clock adjustment and address families other than unix, internet and
+//! netlink (a vsock would reach the hypervisor past the network namespace).
+//!
+//! Refused calls answer EPERM, so that programs fail the way they do without the right. `clone3`, whose flags no
+//! filter can read, and calls newer than this list answer ENOSYS, so that programs fall back.
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
+    SeccompFilter, SeccompRule as Rule, sock_filter,
+};
+
+use crate::step::{At, Step};
+
+/// Above it a call did not exist when the list was written (`mseal`); the same number on all architectures.
+const NEWEST_KNOWN: u32 = 462;
+/// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC: what a sandbox in the sandbox does without.
+const FOREIGN_NAMESPACES: u64 = 0x0E02_0000;
+/// Not in libc.
+const IO_PGETEVENTS: libc::c_long = if cfg!(target_arch = "x86_64") { 333 } else { 292 };
+const NEW_USER: u64 = 0x1000_0000;
+
+const LD_NR: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const JEQ: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JGT: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+const RET: u16 = 0x06; // BPF_RET | BPF_K
+const RET_ERRNO: u32 = 0x0005_0000;
+
+macro_rules! numbers {
+    ($($name:ident)*) => { [$(libc::$name),*] };
+}
+
+/// Allowed whatever their arguments.
+fn plain() -> Vec<libc::c_long> {
+    let mut all = numbers![
+        SYS_accept SYS_accept4 SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_chroot SYS_clock_getres
+        SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range SYS_connect SYS_copy_file_range SYS_dup SYS_dup3
+        SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_execve SYS_execveat SYS_exit
+        SYS_exit_group SYS_faccessat SYS_faccessat2 SYS_fadvise64 SYS_fallocate SYS_fanotify_mark SYS_fchdir SYS_fchmod
+        SYS_fchmodat SYS_fchmodat2 SYS_fchown SYS_fchownat SYS_fcntl SYS_fdatasync SYS_fgetxattr SYS_flistxattr SYS_flock
+        SYS_fremovexattr SYS_fsetxattr SYS_fstat SYS_fstatfs SYS_fsync SYS_ftruncate SYS_futex SYS_futex_waitv
+        SYS_get_mempolicy SYS_get_robust_list SYS_getcpu SYS_getcwd SYS_getdents64 SYS_getegid SYS_geteuid SYS_getgid
+        SYS_getgroups SYS_getitimer SYS_getpeername SYS_getpgid SYS_getpid SYS_getppid SYS_getpriority SYS_getrandom
+        SYS_getresgid SYS_getresuid SYS_getrusage SYS_getsid SYS_getsockname SYS_getsockopt SYS_gettid SYS_gettimeofday
+        SYS_getuid SYS_getxattr SYS_inotify_add_watch SYS_inotify_init1 SYS_inotify_rm_watch SYS_io_cancel SYS_io_destroy
+        SYS_io_getevents SYS_io_setup SYS_io_submit SYS_ioctl SYS_ioprio_get SYS_ioprio_set SYS_kill
+        SYS_landlock_add_rule SYS_landlock_create_ruleset SYS_landlock_restrict_self SYS_lgetxattr SYS_linkat SYS_listen
+        SYS_listxattr SYS_llistxattr SYS_lremovexattr SYS_lseek SYS_lsetxattr SYS_madvise SYS_membarrier
+        SYS_memfd_create SYS_memfd_secret SYS_mincore SYS_mkdirat SYS_mknodat SYS_mlock SYS_mlock2 SYS_mlockall SYS_mmap
+        SYS_mprotect SYS_mq_getsetattr SYS_mq_notify SYS_mq_open SYS_mq_timedreceive SYS_mq_timedsend SYS_mq_unlink
+        SYS_mremap SYS_msgctl SYS_msgget SYS_msgrcv SYS_msgsnd SYS_msync SYS_munlock SYS_munlockall SYS_munmap
+        SYS_name_to_handle_at SYS_nanosleep SYS_newfstatat SYS_openat SYS_openat2 SYS_pidfd_open SYS_pidfd_send_signal
+        SYS_pipe2 SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect SYS_ppoll SYS_prctl SYS_pread64 SYS_preadv SYS_preadv2
+        SYS_prlimit64 SYS_process_mrelease SYS_process_vm_readv SYS_process_vm_writev SYS_pselect6 SYS_ptrace
+        SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read SYS_readahead SYS_readlinkat SYS_readv SYS_recvfrom SYS_recvmmsg
+        SYS_recvmsg SYS_remap_file_pages SYS_removexattr SYS_renameat SYS_renameat2 SYS_restart_syscall SYS_rseq
+        SYS_rt_sigaction SYS_rt_sigpending SYS_rt_sigprocmask SYS_rt_sigqueueinfo SYS_rt_sigreturn SYS_rt_sigsuspend
+        SYS_rt_sigtimedwait SYS_rt_tgsigqueueinfo SYS_sched_get_priority_max SYS_sched_get_priority_min
+        SYS_sched_getaffinity SYS_sched_getattr SYS_sched_getparam SYS_sched_getscheduler SYS_sched_rr_get_interval
+        SYS_sched_setaffinity SYS_sched_setattr SYS_sched_setparam SYS_sched_setscheduler SYS_sched_yield SYS_seccomp
+        SYS_semctl SYS_semget SYS_semop SYS_semtimedop SYS_sendfile SYS_sendmmsg SYS_sendmsg SYS_sendto
+        SYS_set_robust_list SYS_set_tid_address SYS_setfsgid SYS_setfsuid SYS_setgid SYS_setgroups SYS_setitimer
+        SYS_setpgid SYS_setpriority SYS_setregid SYS_setresgid SYS_setresuid SYS_setreuid SYS_setrlimit SYS_getrlimit
+        SYS_setsid SYS_setsockopt SYS_setuid SYS_setxattr SYS_shmat SYS_shmctl SYS_shmdt SYS_shmget SYS_shutdown
+        SYS_sigaltstack SYS_signalfd4 SYS_splice SYS_statfs SYS_statx SYS_symlinkat SYS_sync SYS_sync_file_range
+        SYS_syncfs SYS_sysinfo SYS_tee SYS_tgkill SYS_timer_create SYS_timer_delete SYS_timer_getoverrun
+        SYS_timer_gettime SYS_timer_settime SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime SYS_times
+        SYS_tkill SYS_truncate SYS_umask SYS_uname SYS_unlinkat SYS_utimensat SYS_vmsplice SYS_wait4 SYS_waitid SYS_write
+        SYS_writev
+    ]
+    .to_vec();
+    all.push(IO_PGETEVENTS);
+    #[cfg(target_arch = "x86_64")]
+    all.extend(numbers![
+        SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create SYS_epoll_ctl_old
+        SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat SYS_get_thread_area SYS_getdents SYS_getpgrp
+        SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt SYS_open SYS_pause SYS_pipe
+        SYS_poll SYS_readlink SYS_rename SYS_rmdir SYS_select SYS_set_thread_area SYS_signalfd SYS_stat SYS_symlink
+        SYS_time SYS_unlink SYS_utime SYS_utimes SYS_vfork
+    ]);
+    all
+}
+
+/// A filter ready to be installed by a child that is about to become a jail.
+pub struct Filter(BpfProgram);
+
+impl Filter {
+    /// Takes milliseconds: once per process.
+    pub fn compile() -> Result<Self, Step> {
+        let step = "compile the seccomp filter";
+        let one = |arg: u8, len: Len, op: Op, value: u64| -> Result<Rule, Step> {
+            Rule::new(vec![Condition::new(arg, len, op, value).at(step)?]).at(step)
+        };
+        let mut rules: std::collections::BTreeMap<i64, Vec<Rule>> =
+            plain().into_iter().map(|nr| (nr, vec![])).collect();
+        let personalities = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
+        rules.insert(
+            libc::SYS_personality,
+            personalities.iter().map(|p| one(0, Len::Dword, Op::Eq, *p)).collect::<Result<_, _>>()?,
+        );
+        rules.insert(libc::SYS_clone, vec![one(0, Len::Qword, Op::MaskedEq(FOREIGN_NAMESPACES), 0)?]);
+        rules.insert(libc::SYS_unshare, vec![one(0, Len::Qword, Op::Eq, NEW_USER)?]);
+        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+        let family = |call| -> Result<(i64, Vec<Rule>), Step> {
+            let allowed =
+                families.iter().map(|f| one(0, Len::Dword, Op::Eq, *f as u64)).collect::<Result<_, _>>()?;
+            Ok((call, allowed))
+        };
+        rules.extend([family(libc::SYS_socket)?, family(libc::SYS_socketpair)?]);
+
+        let arch =
+            std::env::consts::ARCH.try_into().map_err(|_| Step::refused(step, "unknown architecture"))?;
+        let filter =
+            SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, arch)
+                .at(step)?;
+        let compiled: BpfProgram = filter.try_into().at(step)?;
+        let jump = |code, k, jt, jf| sock_filter { code, jt, jf, k };
+        let enosys = jump(RET, RET_ERRNO | libc::ENOSYS as u32, 0, 0);
+        // Relative jumps only, so a prologue in front changes nothing behind it. x32 calls have bit 30 set and end here.
+        let mut program = vec![
+            jump(LD_NR, 0, 0, 0),
+            jump(JEQ, libc::SYS_clone3 as u32, 1, 0),
+            jump(JGT, NEWEST_KNOWN, 0, 1),
+            enosys,
+        ];
+        program.extend(compiled);
+        Ok(Self(program))
+    }
+
+    pub fn program(&self) -> &[sock_filter] {
+        &self.0
+    }
+}
