@@ -1,0 +1,259 @@
+//! Turns as the driver works on them: claim, append what the host says, end once.
+
+use serde_json::Value;
+use sqlx::Row as _;
+use uuid::Uuid;
+use wharf_domain::session::TurnState;
+use wharf_domain::{Error, SessionId, SpaceId, Time, TurnId};
+use wharf_ports::Topic;
+
+use super::{Task, Work, lost, outcome};
+use crate::error::OrDomain as _;
+use crate::sessions::create::text;
+use crate::sessions::row::{self, MessageRow, message_columns};
+
+/// What came of asking for the next message.
+#[derive(Debug)]
+pub enum Claimed {
+    Turn { turn: TurnId, deadline: Time },
+    /// No message waits.
+    Empty,
+}
+
+/// All that a driver needs to send a turn, or to read on in one.
+#[derive(Clone, Debug)]
+pub struct TurnWork {
+    pub turn: TurnId,
+    pub session: SessionId,
+    pub space: SpaceId,
+    pub token: i64,
+    /// The user's message.
+    pub seq: i64,
+    pub content: Value,
+    /// The host's number of the last event that is in the log.
+    pub host_events: u64,
+    /// The computer it was sent to first.
+    pub sent_incarnation: u64,
+    pub cancel: Option<String>,
+    pub deadline: Time,
+}
+
+/// One thing the host said, for the log.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub kind: &'static str,
+    pub data: Value,
+    /// A whole message of the agent: its blocks.
+    pub message: Option<Entry>,
+}
+
+/// A message of an agent.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub agent: Option<String>,
+    pub content: Value,
+}
+
+/// How a turn ended.
+#[derive(Clone, Debug)]
+pub struct TurnResult {
+    pub state: TurnState,
+    pub reason: Option<String>,
+    pub detail: Option<String>,
+    pub exit_code: Option<i32>,
+    pub is_error: bool,
+    pub usage: Option<Value>,
+}
+
+impl TurnResult {
+    pub fn failed(reason: &str, detail: Option<String>) -> Self {
+        Self {
+            state: TurnState::Failed,
+            reason: Some(reason.to_owned()),
+            detail,
+            exit_code: None,
+            is_error: false,
+            usage: None,
+        }
+    }
+
+    pub fn cancelled(reason: &str) -> Self {
+        Self { state: TurnState::Cancelled, ..Self::failed(reason, None) }
+    }
+}
+
+impl Work {
+    /// The oldest queued message becomes the running turn: state, number and event in one commit that is on disk
+    /// before the host hears of it.
+    pub async fn claim_turn(&self, task: &Task) -> Result<Claimed, Error> {
+        let row = sqlx::query("select * from turn_claim($1, $2, $3)")
+            .bind(task.id().uuid())
+            .bind(task.token)
+            .bind(self.store.now().to_utc())
+            .fetch_one(self.store.pool())
+            .await
+            .or_domain()?;
+        match row.try_get::<&str, _>("outcome").or_domain()? {
+            "claimed" => {
+                self.changed(task.id(), task.session.space);
+                Ok(Claimed::Turn {
+                    turn: TurnId::from_uuid(row.try_get("turn_id").or_domain()?),
+                    deadline: row::time(&row, "deadline").or_domain()?,
+                })
+            }
+            "empty" => Ok(Claimed::Empty),
+            word => Err(outcome(task.id(), word)),
+        }
+    }
+
+    /// Reads a running turn.
+    pub async fn turn(&self, task: &Task, turn: TurnId) -> Result<TurnWork, Error> {
+        let row = sqlx::query(
+            "select t.seq, m.content, t.host_events, t.sent_incarnation, t.cancel, t.deadline_at
+             from turns t join messages m on m.session_id = t.session_id and m.seq = t.seq
+             where t.id = $1 and t.session_id = $2 and t.state = 'running'",
+        )
+        .bind(turn.uuid())
+        .bind(task.id().uuid())
+        .fetch_optional(self.store.pool())
+        .await
+        .or_domain()?
+        .ok_or_else(|| Error::not_found("running turn", turn))?;
+        let read = || -> Result<TurnWork, sqlx::Error> {
+            Ok(TurnWork {
+                turn,
+                session: task.id(),
+                space: task.session.space,
+                token: task.token,
+                seq: row.try_get("seq")?,
+                content: row.try_get("content")?,
+                host_events: row.try_get::<i64, _>("host_events")?.max(0) as u64,
+                sent_incarnation: row.try_get::<Option<i64>, _>("sent_incarnation")?.unwrap_or_default().max(0) as u64,
+                cancel: row.try_get("cancel")?,
+                deadline: row::time(&row, "deadline_at")?,
+            })
+        };
+        read().or_domain()
+    }
+
+    /// Messages before a number, newest last, as many as fit into `bytes`: for agents that ask for history.
+    pub async fn history(&self, session: SessionId, before: i64, bytes: u64) -> Result<Vec<MessageRow>, Error> {
+        let rows = sqlx::query(concat!(
+            "select ",
+            message_columns!(),
+            " from (select m.*, sum(octet_length(content::text)) over (order by seq desc) as so_far
+                    from (select * from messages where session_id = $1 and seq < $2 order by seq desc limit 1000) m) m
+              join turns t on t.id = m.turn_id where m.so_far <= $3 order by m.seq"
+        ))
+        .bind(session.uuid())
+        .bind(before)
+        .bind(bytes as i64)
+        .fetch_all(self.store.pool())
+        .await
+        .or_domain()?;
+        rows.iter().map(row::message).collect::<Result<_, _>>().or_domain()
+    }
+
+    /// Appends what the host said up to its event `host_events`, in one commit. Said twice it is written once: who
+    /// appends names the event before the first, and another number there is refused as a lost lease.
+    pub async fn append(&self, work: &TurnWork, after: u64, host_events: u64, said: &[Append]) -> Result<(), Error> {
+        let mut kinds = Vec::with_capacity(said.len());
+        let mut data = Vec::with_capacity(said.len());
+        let mut content = Vec::with_capacity(said.len());
+        let mut agents = Vec::with_capacity(said.len());
+        for a in said {
+            kinds.push(a.kind);
+            data.push(text(&a.data)?);
+            content.push(a.message.as_ref().map(|m| text(&m.content)).transpose()?);
+            agents.push(a.message.as_ref().and_then(|m| m.agent.clone()));
+        }
+        let done: Option<Uuid> = sqlx::query_scalar(
+            "with t as (
+                select t.id from turns t join sessions s on s.id = t.session_id
+                where t.id = $3 and s.id = $1 and s.lease_token = $2 and t.state = 'running' and t.host_events = $4
+                for update
+             ), h as (
+                update turns set host_events = $5 from t where turns.id = t.id
+             ), s as (
+                update sessions set last_seq = last_seq + cardinality($6::text[]) from t
+                where sessions.id = $1 returning last_seq - cardinality($6::text[]) as base
+             ), x as (
+                select s.base + u.n as seq, u.* from s,
+                    unnest($6::text[], $7::text[], $8::text[], $9::text[]) with ordinality as u(kind, data, content, agent, n)
+             ), l as (
+                insert into session_log (session_id, seq, kind, turn_id, data, bytes, created_at)
+                select $1, seq, kind, $3, data::json, octet_length(coalesce(content, data)), $10 from x
+             ), m as (
+                insert into messages (session_id, seq, role, agent, content, turn_id, created_at)
+                select $1, seq, 'agent', agent, content::json, $3, $10 from x where content is not null
+             )
+             select id from t",
+        )
+        .bind(work.session.uuid())
+        .bind(work.token)
+        .bind(work.turn.uuid())
+        .bind(after as i64)
+        .bind(host_events as i64)
+        .bind(&kinds)
+        .bind(&data)
+        .bind(&content)
+        .bind(&agents)
+        .bind(self.store.now().to_utc())
+        .fetch_optional(self.store.pool())
+        .await
+        .or_domain()?;
+        done.ok_or_else(|| lost(work.session))?;
+        self.store.wake(Topic::SessionLog(work.session));
+        Ok(())
+    }
+
+    /// Ends the turn, and the session is idle again. Ending one that has ended changes nothing.
+    pub async fn end_turn(
+        &self,
+        session: SessionId,
+        space: SpaceId,
+        token: i64,
+        turn: TurnId,
+        result: &TurnResult,
+    ) -> Result<(), Error> {
+        let clean = |t: &Option<String>| t.as_ref().map(|t| t.replace('\0', "\u{fffd}"));
+        // `json_strip_nulls` reads strings, and PostgreSQL reads no U+0000.
+        let usage = result.usage.as_ref().map(text).transpose()?.map(|t| t.replace("\\u0000", "\\ufffd"));
+        let word: String =
+            sqlx::query_scalar("select turn_end($1, $2, $3, $4, $5, $6, $7, $8, $9::text::json, $10)")
+                .bind(session.uuid())
+                .bind(token)
+                .bind(turn.uuid())
+                .bind(result.state.as_str())
+                .bind(clean(&result.reason))
+                .bind(clean(&result.detail))
+                .bind(result.exit_code)
+                .bind(result.is_error)
+                .bind(usage)
+                .bind(self.store.now().to_utc())
+                .fetch_one(self.store.pool())
+                .await
+                .or_domain()?;
+        if !matches!(word.as_str(), "ended" | "same") {
+            return Err(outcome(session, &word));
+        }
+        self.changed(session, space);
+        Ok(())
+    }
+
+    /// Ends the running turn and all that wait: the session is being deleted.
+    pub async fn end_all(&self, task: &Task, reason: &str) -> Result<(), Error> {
+        let result = TurnResult::cancelled(reason);
+        let turns: Vec<Uuid> = sqlx::query_scalar(
+            "select id from turns where session_id = $1 and state in ('queued', 'running') order by seq",
+        )
+        .bind(task.id().uuid())
+        .fetch_all(self.store.pool())
+        .await
+        .or_domain()?;
+        for turn in turns {
+            self.end_turn(task.id(), task.session.space, task.token, TurnId::from_uuid(turn), &result).await?;
+        }
+        Ok(())
+    }
+}
