@@ -1,0 +1,54 @@
+//! Planted secrets are looked for wherever one could leak: the database's files, logs, events, answers, arguments and
+//! environment of every process, and the pool that holds sessions and snapshots.
+
+use std::process::Command;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::installation::{Installation, SPACE, possible, processes};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planted_secret_is_nowhere_but_in_its_reveal() {
+    if !possible() {
+        return;
+    }
+    let mut wharf = Installation::start().await;
+    // Put together here, so that this file and the test's own memory map do not hold it as one word.
+    let secret = ["CANARY", "f3a9c1", "secret"].join("-");
+    let password = ["CANARY", "77be02", "password"].join("-");
+    let space = format!("/v1/spaces/{SPACE}");
+    wharf.post(&format!("{space}/secrets"), json!({ "name": "key", "value": secret })).await;
+    wharf.post("/v1/users", json!({ "name": "alice", "password": password })).await;
+    let (status, _) = wharf
+        .call(Method::POST, "/v1/auth/login", Some(&json!({ "username": "alice", "password": format!("{password}x") })), None)
+        .await
+        .unwrap();
+    assert_eq!(status, 401);
+    // A wrong request that carries it: the problem must not repeat it.
+    let (status, problem) = wharf
+        .call(Method::POST, &format!("{space}/secrets"), Some(&json!({ "name": "Bad Name", "value": secret })), None)
+        .await
+        .unwrap();
+    assert_eq!(status, 422);
+    assert!(!problem.to_string().contains("CANARY"), "{problem}");
+    wharf.post(&format!("{space}/sessions?wait=ready"), json!({ "name": "one", "image": "tiny" })).await;
+    wharf.post(&format!("{space}/sessions/one/messages?wait=done"), json!({ "content": "env; ls -laR /run /home" })).await;
+    wharf.post(&format!("{space}/sessions/one/snapshots?wait=ready"), json!({})).await;
+    let revealed = wharf.post(&format!("{space}/secrets/key/reveal"), json!({})).await;
+    assert_eq!(revealed["value"], json!(secret));
+    for path in ["/v1/audit?limit=500", "/v1/users", &format!("{space}/secrets"), &format!("{space}/sessions/one/messages")] {
+        assert!(!wharf.get(path).await.to_string().contains("CANARY"), "{path} shows it");
+    }
+    let own = std::process::id();
+    for (pid, process) in processes().into_iter().filter(|(pid, _)| *pid != own) {
+        assert!(!process.command.contains("CANARY"), "arguments of {pid} {}", process.name);
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&environment).contains("CANARY"), "environment of {pid} {}", process.name);
+    }
+    // Stopped, so that all of the pool and the database is on the disk.
+    wharf.stop();
+    let found = Command::new("grep").args(["-rlaF", "CANARY"]).arg(wharf.dir()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "files that hold it");
+    wharf.finish();
+}

@@ -1,0 +1,339 @@
+//! A `wharf up` of the test's own: real processes, a real PostgreSQL and real jails in a directory that goes away.
+//!
+//! Dropping it stops everything; [`Installation::finish`] also looks for what was left behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+pub const SPACE: &str = "lab";
+
+pub struct Installation {
+    dir: tempfile::TempDir,
+    keeper: Option<Child>,
+    pub address: String,
+    /// Names this installation's cgroups, and so its jails' processes.
+    prefix: String,
+    http: reqwest::Client,
+    token: tokio::sync::RwLock<String>,
+    password: tokio::sync::OnceCell<String>,
+}
+
+/// One process of the installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Keeper,
+    Jailer,
+    Control,
+    Postgres,
+    Host,
+}
+
+/// Whether this machine can run it; fails where the run says it must.
+pub fn possible() -> bool {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+    let required = std::env::var("WHARF_TEST_REQUIRE").is_ok_and(|r| r.split(',').any(|w| w == "jail"));
+    assert!(root || !required, "WHARF_TEST_REQUIRE names jail, and jails need root");
+    if !root {
+        eprintln!("skipped: jails need root");
+    }
+    root
+}
+
+impl Installation {
+    pub async fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("wharf-it-").tempdir().unwrap();
+        let number = std::process::id();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let prefix = format!("wharf-it-{number}");
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        // The control plane runs as another user and must reach its own directories.
+        open_up(dir.path());
+        open_up(&data);
+        std::fs::write(
+            data.join("wharf.toml"),
+            format!(
+                "listen = \"{address}\"\n\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\nloop_size_mib = 4096\n\n\
+                 [warm]\ntiny = 1\n\n[log]\nlevel = \"warn\"\n",
+                1_100_000_000 + u64::from(number % 1000) * 1_000_000,
+            ),
+        )
+        .unwrap();
+        let mut this = Self {
+            dir,
+            keeper: None,
+            address,
+            prefix,
+            http: reqwest::Client::new(),
+            token: tokio::sync::RwLock::new(String::new()),
+            password: tokio::sync::OnceCell::new(),
+        };
+        this.up().await;
+        this.furnish().await;
+        this
+    }
+
+    /// Everything it ever wrote is below this.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What the processes wrote to their log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Starts it on its data directory and waits until it is ready. Answers how long that took.
+    pub async fn up(&mut self) -> Duration {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let since = Instant::now();
+        self.keeper = Some(
+            Command::new(env!("CARGO_BIN_EXE_wharf"))
+                .arg("up")
+                .env("WHARF_DATA_DIR", self.data())
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+        self.ready().await;
+        since.elapsed()
+    }
+
+    /// Waits until the API says that all its parts are there.
+    pub async fn ready(&mut self) {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.keeper.as_mut().unwrap().try_wait().unwrap() {
+                panic!("wharf up ended with {status}:\n{}", tail(&self.log()));
+            }
+            let answer = self.http.get(format!("http://{}/readyz", self.address)).send().await;
+            if answer.is_ok_and(|a| a.status().is_success()) {
+                return;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "not ready after 60 s:\n{}", tail(&self.log()));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn furnish(&self) {
+        let archive = self.dir.path().join("tiny.tar");
+        wharf_testkit::tiny::archive(&archive).unwrap();
+        open_up(&archive);
+        self.login().await;
+        let out = Command::new(env!("CARGO_BIN_EXE_wharf"))
+            .args(["image", "import"])
+            .arg(&archive)
+            .arg("tiny")
+            .env("WHARF_DATA_DIR", self.data())
+            .env("WHARF_URL", format!("http://{}", self.address))
+            .env("WHARF_TOKEN", self.token.read().await.as_str())
+            .env("WHARF_SPACE", SPACE)
+            .env("HOME", self.dir.path())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "image import: {}", String::from_utf8_lossy(&out.stderr));
+        self.post("/v1/spaces", json!({ "name": SPACE })).await;
+    }
+
+    async fn login(&self) {
+        let password = self
+            .password
+            .get_or_init(async || {
+                let file = self.data().join("initial-admin-password");
+                std::fs::read_to_string(file).unwrap().trim().to_owned()
+            })
+            .await;
+        let body = json!({ "username": "admin", "password": password });
+        let answer = self.http.post(format!("http://{}/v1/auth/login", self.address)).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        *self.token.write().await = answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    }
+
+    /// One request; errors of the connection are the caller's to judge, an expired token is not.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> reqwest::Result<(StatusCode, Value)> {
+        let mut renewed = false;
+        loop {
+            let mut request = self
+                .http
+                .request(method.clone(), format!("http://{}{path}", self.address))
+                .bearer_auth(self.token.read().await.as_str())
+                .timeout(Duration::from_secs(60));
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            if let Some(key) = key {
+                request = request.header("Idempotency-Key", key);
+            }
+            let answer = request.send().await?;
+            let status = answer.status();
+            if status == StatusCode::UNAUTHORIZED && !renewed {
+                self.login().await;
+                renewed = true;
+                continue;
+            }
+            let text = answer.text().await?;
+            return Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))));
+        }
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call(Method::POST, path, Some(&body), None).await.unwrap();
+        assert!(status.is_success(), "POST {path}: {status}: {answer}");
+        answer
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.call(Method::GET, path, None, None).await.unwrap();
+        assert!(status.is_success(), "GET {path}: {status}: {answer}");
+        answer
+    }
+
+    /// Every process of it by what it is.
+    pub fn parts(&self) -> Vec<(Part, u32)> {
+        let keeper = self.keeper.as_ref().unwrap().id();
+        let processes = processes();
+        let mut parts = vec![(Part::Keeper, keeper)];
+        for (&pid, process) in &processes {
+            if process.cgroup.contains(&self.prefix) {
+                if process.name.starts_with("wharf-host") {
+                    parts.push((Part::Host, pid));
+                }
+            } else if process.parent == keeper {
+                parts.push((if process.uid == 0 { Part::Jailer } else { Part::Control }, pid));
+            } else if process.name == "postgres" && descends(&processes, pid, keeper) {
+                parts.push((Part::Postgres, pid));
+            }
+        }
+        parts
+    }
+
+    /// Waits for the keeper, which the test has killed, and for what the kernel then ends.
+    pub async fn wait_gone(&mut self) {
+        self.keeper.take().unwrap().wait().unwrap();
+        let since = Instant::now();
+        let data = self.data().display().to_string();
+        while processes().values().any(|p| p.command.contains(&data)) {
+            assert!(since.elapsed() < Duration::from_secs(30), "processes outlive their keeper");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Directories of jails that are up.
+    pub fn jail_dirs(&self) -> usize {
+        std::fs::read_dir(self.data().join("run/jails")).map_or(0, Iterator::count)
+    }
+
+    /// Stops it as an administrator would.
+    pub fn stop(&mut self) {
+        let Some(mut keeper) = self.keeper.take() else { return };
+        Command::new("kill").arg(keeper.id().to_string()).status().unwrap();
+        let since = Instant::now();
+        while keeper.try_wait().unwrap().is_none() {
+            if since.elapsed() > Duration::from_secs(40) {
+                keeper.kill().unwrap();
+                keeper.wait().unwrap();
+                assert!(std::thread::panicking(), "wharf did not stop within 40 s:\n{}", tail(&self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops it and asserts that nothing is left: no process, no cgroup, no mount, no loop device.
+    pub fn finish(mut self) {
+        self.stop();
+        let data = self.data().display().to_string();
+        let left: Vec<_> = processes()
+            .into_iter()
+            .filter(|(_, p)| p.cgroup.contains(&self.prefix) || p.command.contains(&data))
+            .collect();
+        assert!(left.is_empty(), "processes left behind: {left:?}");
+        let out = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{}/*", self.prefix)]);
+        let cgroups = { out }.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&cgroups.stdout), "", "cgroups left behind");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&data), "mounts left behind:\n{mounts}");
+        let loops = Command::new("losetup").args(["-a"]).output().unwrap();
+        let loops = String::from_utf8_lossy(&loops.stdout).into_owned();
+        assert!(!loops.contains(&data), "loop devices left behind:\n{loops}");
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of wharf up ---\n{}", tail(&self.log()));
+        }
+        self.stop();
+    }
+}
+
+fn open_up(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = if path.is_dir() { 0o755 } else { 0o644 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn tail(log: &str) -> &str {
+    let from = log.char_indices().rev().nth(8000).map_or(0, |(i, _)| i);
+    &log[from..]
+}
+
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub name: String,
+    pub command: String,
+    pub cgroup: String,
+    pub parent: u32,
+    pub uid: u32,
+}
+
+pub fn processes() -> BTreeMap<u32, Process> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse::<u32>() else { continue };
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).map(|b| String::from_utf8_lossy(&b).into_owned());
+        let (Ok(status), Ok(command), Ok(cgroup)) = (read("status"), read("cmdline"), read("cgroup")) else { continue };
+        let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+        if field("State:").starts_with('Z') {
+            continue;
+        }
+        let first = |s: String| s.split_whitespace().next().and_then(|w| w.parse().ok()).unwrap_or(0);
+        let process = Process {
+            name: field("Name:"),
+            command: command.replace('\0', " "),
+            cgroup,
+            parent: first(field("PPid:")),
+            uid: first(field("Uid:")),
+        };
+        found.insert(pid, process);
+    }
+    found
+}
+
+fn descends(processes: &BTreeMap<u32, Process>, mut pid: u32, root: u32) -> bool {
+    while let Some(process) = processes.get(&pid) {
+        if process.parent == root {
+            return true;
+        }
+        pid = process.parent;
+    }
+    false
+}

@@ -1,0 +1,9 @@
+//! The whole of Wharf as its users meet it: the real binary, a real PostgreSQL, real jails.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+mod canary;
+mod crash;
+mod installation;
+mod privileges;
+mod schemathesis;
+mod survive;

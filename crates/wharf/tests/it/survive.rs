@@ -1,0 +1,41 @@
+//! Kill -9 of everything at once, then `wharf up`: all sessions, messages and files are there, nothing is left over.
+
+use std::process::Command;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::installation::{Installation, SPACE, possible};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_there_after_everything_was_killed() {
+    if !possible() {
+        return;
+    }
+    let mut wharf = Installation::start().await;
+    let sessions = format!("/v1/spaces/{SPACE}/sessions");
+    for name in ["open", "shut"] {
+        wharf.post(&format!("{sessions}?wait=ready"), json!({ "name": name, "image": "tiny" })).await;
+        let content = format!("echo {name} > note; echo said {name}");
+        let said = wharf.post(&format!("{sessions}/{name}/messages?wait=done"), json!({ "content": content })).await;
+        assert_eq!(said["state"], "done", "{said}");
+    }
+    wharf.post(&format!("{sessions}/shut/close"), json!({})).await;
+    let before = wharf.get(&format!("{sessions}/open/messages")).await;
+    let pids: Vec<String> = wharf.parts().iter().map(|(_, pid)| pid.to_string()).collect();
+    assert!(Command::new("kill").arg("-9").args(&pids).status().unwrap().success());
+    wharf.wait_gone().await;
+    let took = wharf.up().await;
+    assert!(took.as_secs() < 10, "it took {took:?} to be ready again");
+    assert_eq!(wharf.get(&format!("{sessions}/open/messages")).await, before, "the log differs");
+    for name in ["open", "shut"] {
+        let path = format!("{sessions}/{name}/files/home/agent/note");
+        let (status, note) = wharf.call(Method::GET, &path, None, None).await.unwrap();
+        assert!(status.is_success(), "{name}: {status}: {note}");
+        assert_eq!(note, json!(format!("{name}\n")));
+    }
+    let again = json!({ "content": "cat note" });
+    let said = wharf.post(&format!("{sessions}/open/messages?wait=done"), again).await;
+    assert_eq!(said["replies"][0]["content"][0]["text"], "open\n", "{said}");
+    wharf.finish();
+}
