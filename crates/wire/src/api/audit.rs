@@ -48,6 +48,12 @@ pub struct AuditEntry {
     /// More about it; never a secret.
     #[serde(default)]
     pub detail: serde_json::Value,
+    /// Its place in the chain; absent for the moment until it is chained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<i64>,
+    /// The hash there (hex).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 /// What walking the chain found.
@@ -57,8 +63,11 @@ pub struct AuditVerification {
     pub ok: bool,
     /// Entries looked at.
     pub entries: u64,
-    /// The hash of the last entry (hex): keep it elsewhere, and a truncated log shows too.
-    pub head: String,
+    /// Entries that are not chained yet; those of the last moments.
+    pub unchained: u64,
+    /// The hash of the last entry (hex): keep it elsewhere, and a truncated log shows too. Absent in an empty log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
     /// The first place where the chain does not hold, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

@@ -48,8 +48,8 @@ pub struct TokenPair {
 pub struct ImpersonateRequest {
     /// The principal to act as.
     pub principal: PrincipalRef,
-    /// How long the access token works; there is no refresh token. 1 to 3600.
-    #[schema(minimum = 1, maximum = 3600)]
+    /// How long the access token works; there is no refresh token. 1 to 900.
+    #[schema(minimum = 1, maximum = 900)]
     pub seconds: u32,
 }
 
@@ -63,9 +63,6 @@ pub struct Me {
     /// Who really acts, when this is an impersonation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub impersonator: Option<PrincipalRef>,
-    /// When the credential stops working; absent where it never does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Time>,
     /// The rights the caller has through role bindings.
     pub grants: Vec<GrantView>,
     /// The rules this credential is narrowed to; absent when it is not.

@@ -67,6 +67,11 @@ pub struct WatchEvent<T> {
     pub change: Change,
     /// Where the list stands with this change.
     pub resource_version: String,
-    /// The thing as it is now; of a deleted one only what is left to know.
-    pub object: T,
+    /// The id of the thing.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The thing as it is now; absent when it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<T>,
 }

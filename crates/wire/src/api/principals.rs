@@ -214,8 +214,8 @@ pub struct ApiToken {
     pub id: TokenId,
     /// The token's name.
     pub name: Name,
-    /// When it stops working; null means never.
-    pub expires_at: Option<Time>,
+    /// When it stops working.
+    pub expires_at: Time,
     /// The rules it is narrowed to; null means all of its owner's rights.
     pub rules: Option<Vec<Rule>>,
     /// When it was made.
@@ -230,7 +230,7 @@ pub struct ApiToken {
 pub struct CreateToken {
     /// The token's name, unique for its owner.
     pub name: Name,
-    /// How long it works; null means until it is deleted.
+    /// How long it works: up to 10 years; 90 days when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 315_360_000)]
     pub expires_in_seconds: Option<u32>,
@@ -248,8 +248,8 @@ pub struct NewToken {
     pub name: Name,
     /// `wharf_…`; goes into `Authorization: Bearer …`. Only a hash of it is kept.
     pub token: Sensitive,
-    /// When it stops working; null means never.
-    pub expires_at: Option<Time>,
+    /// When it stops working.
+    pub expires_at: Time,
     /// When it was made.
     pub created_at: Time,
 }
