@@ -53,7 +53,8 @@ pub trait Kek: Send + Sync + 'static {
     fn active(&self) -> String;
     /// Wraps under the active key; answers its name and the wrapped bytes.
     fn wrap(&self, data_key: &[u8; KEY], context: &[u8]) -> Result<(String, Vec<u8>), SealError>;
-    fn unwrap(&self, key_id: &str, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<[u8; KEY]>, SealError>;
+    fn unwrap(&self, key_id: &str, wrapped: &[u8], context: &[u8])
+    -> Result<Zeroizing<[u8; KEY]>, SealError>;
 }
 
 /// Seals and opens values. Cheap to clone.
@@ -198,7 +199,12 @@ impl Kek for KeyFile {
         Ok((key_id, wrapped))
     }
 
-    fn unwrap(&self, key_id: &str, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<[u8; KEY]>, SealError> {
+    fn unwrap(
+        &self,
+        key_id: &str,
+        wrapped: &[u8],
+        context: &[u8],
+    ) -> Result<Zeroizing<[u8; KEY]>, SealError> {
         let kek = self.find(key_id)?;
         let opened = open_with(&kek, wrapped, &aad(key_id, context))?;
         let mut data_key = Zeroizing::new([0u8; KEY]);
@@ -227,7 +233,10 @@ fn refuse(path: &Path, reason: impl Into<String>) -> SealError {
 fn read(path: &Path) -> Result<Vec<NamedKey>, SealError> {
     let meta = std::fs::metadata(path).map_err(|e| refuse(path, e.to_string()))?;
     if meta.mode() & 0o077 != 0 {
-        return Err(refuse(path, format!("others may read it (mode {:o}); chmod 600 it", meta.mode() & 0o777)));
+        return Err(refuse(
+            path,
+            format!("others may read it (mode {:o}); chmod 600 it", meta.mode() & 0o777),
+        ));
     }
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| refuse(path, e.to_string()))?);
     let mut keys = Vec::new();

@@ -22,6 +22,10 @@ macro_rules! ids {
             pub const fn uuid(self) -> Uuid { self.0 }
         }
 
+        impl From<$name> for Uuid {
+            fn from(id: $name) -> Self { id.0 }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { self.0.fmt(f) }
         }
