@@ -120,25 +120,29 @@ pub enum VolumeDriver {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Jailer {
-    /// Its unix socket; `<run_dir>/jailer.sock` when not set.
+    /// The socket of a jailer another process runs; this one's own is `<run_dir>/jailer.sock`.
     pub socket: Option<PathBuf>,
     /// First on-machine id handed to a jail; each running jail has 65536 of its own from here up.
     pub id_base: u32,
     /// Directory under every cgroup hierarchy that holds the jails of this installation.
     pub cgroup_prefix: String,
-    /// Size of the sparse btrfs file, where the data directory is not on btrfs.
-    pub loop_size_mib: u64,
+    /// Size of the sparse btrfs file, where the data directory is not on btrfs; four fifths of what is free when not
+    /// set. A larger number grows an existing file.
+    pub loop_size_mib: Option<u64>,
     pub volume_driver: VolumeDriver,
+    /// Accepts sessions without a disk limit where the driver cannot keep one.
+    pub waive_disk_limit: bool,
 }
 
 impl Default for Jailer {
     fn default() -> Self {
         Self {
             socket: None,
-            id_base: 1_000_000_000,
+            id_base: 1 << 30,
             cgroup_prefix: "wharf".into(),
-            loop_size_mib: 262_144,
+            loop_size_mib: None,
             volume_driver: VolumeDriver::Auto,
+            waive_disk_limit: false,
         }
     }
 }
@@ -278,6 +282,11 @@ impl Settings {
 
     pub fn jailer_socket(&self) -> PathBuf {
         self.jailer.socket.clone().unwrap_or_else(|| self.run_dir().join("jailer.sock"))
+    }
+
+    /// Sockets of the control plane itself, the private database's among them; owned by the unprivileged user.
+    pub fn control_run_dir(&self) -> PathBuf {
+        self.run_dir().join("control")
     }
 
     /// The private database cluster; owned by the unprivileged user.

@@ -2,6 +2,8 @@
 
 mod bench;
 mod ci;
+mod demo;
+mod host;
 mod sh;
 mod tidy;
 
@@ -22,6 +24,10 @@ enum Task {
     Tidy,
     /// Measure beside peers in the same run
     Bench(bench::Bench),
+    /// Build the static wharf-host and put it beside the wharf binary
+    Host(host::Host),
+    /// The main job on real input, against release binaries
+    Demo(demo::Args),
     /// Everything a change must pass, cheapest first
     Ci(ci::Args),
     /// Write openapi/v1.json from the routes
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Tidy => tidy::run(),
         Task::Bench(bench) => bench::run(bench),
+        Task::Host(args) => host::run(&args),
+        Task::Demo(args) => demo::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Openapi { check } => ci::openapi(check),
     };

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 pub enum Kind {
     Path,
     Text,
+    Flag,
     Address,
     Url,
     Whole {
@@ -36,8 +37,6 @@ const fn whole(min: u64, max: u64) -> Kind {
     Kind::Whole { min, max }
 }
 
-const YEAR: u64 = 366 * 86_400;
-
 pub const KEYS: &[Key] = &[
     key(
         "data_dir",
@@ -65,30 +64,39 @@ pub const KEYS: &[Key] = &[
         "unprivileged user everything but the jailer runs as when started as root; made when missing",
     ),
     key("roles", Kind::Roles, "what this process does"),
-    key("jailer.socket", Kind::Path, "the jailer's unix socket; <run_dir>/jailer.sock when not set"),
+    key(
+        "jailer.socket",
+        Kind::Path,
+        "socket of a jailer another process runs; <run_dir>/jailer.sock when not set",
+    ),
     key("jailer.id_base", whole(65_536, 4_000_000_000), "first user id handed to jails, 65536 ids each"),
     key("jailer.cgroup_prefix", Kind::Text, "directory of this installation under every cgroup hierarchy"),
     key(
         "jailer.loop_size_mib",
         whole(256, 1 << 30),
-        "size of the sparse btrfs file, where data_dir is not on btrfs",
+        "size of the sparse btrfs file, where data_dir is not on btrfs; 4/5 of what is free when not set",
     ),
     key(
         "jailer.volume_driver",
         Kind::OneOf(&["auto", "btrfs", "directory"]),
         "how sessions keep their writes",
     ),
+    key(
+        "jailer.waive_disk_limit",
+        Kind::Flag,
+        "accept sessions without a disk limit where the driver cannot keep one",
+    ),
     key("host_binary", Kind::Path, "wharf-host; beside the running executable when not set"),
     key("warm", Kind::Counts, "how many computers of an image stand ready"),
     key("sessions.default_image", Kind::Text, "image of a session that names none"),
     key(
         "sessions.idle_timeout_seconds",
-        whole(1, YEAR),
-        "idle time after which a session closes, when it does not say",
+        whole(0, 31_536_000),
+        "idle time after which a session closes, when it does not say; 0 is never",
     ),
     key(
         "sessions.turn_timeout_seconds",
-        whole(1, YEAR),
+        whole(1, 604_800),
         "time a turn may take, when the session does not say",
     ),
     key(
@@ -149,6 +157,7 @@ impl Kind {
     fn schema(self) -> Value {
         match self {
             Self::Path | Self::Text => json!({"type": "string"}),
+            Self::Flag => json!({"type": "boolean"}),
             Self::Address => {
                 json!({"type": "string", "description": "address:port", "examples": ["127.0.0.1:7878"]})
             }

@@ -270,6 +270,7 @@ fn scalar(key: &str, text: &str) -> Value {
         Some(Kind::Whole { .. }) => {
             text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
         }
+        Some(Kind::Flag) => text.trim().parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
         Some(Kind::Counts) if key.contains('.') => {
             text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
         }
@@ -315,15 +316,23 @@ fn check_ranges(s: &Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), 
             refuse(key.path, format!("is {value}; it must be between {min} and {max}"));
         }
     }
+    if s.has_role(super::Role::Jailer)
+        && s.jailer.socket.as_ref().is_some_and(|p| *p != s.run_dir().join("jailer.sock"))
+    {
+        refuse(
+            "jailer.socket",
+            "is where another process's jailer listens; this one's is <run_dir>/jailer.sock".into(),
+        );
+    }
     if s.roles.is_empty() {
         refuse("roles", "names no role; leave it out for all of them".into());
     }
-    let prefix_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let prefix_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let prefix = &s.jailer.cgroup_prefix;
-    if prefix.is_empty() || prefix.starts_with('.') || !prefix.chars().all(prefix_ok) {
+    if prefix.is_empty() || !prefix.chars().all(prefix_ok) {
         refuse(
             "jailer.cgroup_prefix",
-            format!("{prefix:?} is not one directory name of letters, digits, -, _ and ."),
+            format!("{prefix:?} is not one directory name of letters, digits, - and _"),
         );
     }
     let user_ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');

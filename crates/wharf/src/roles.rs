@@ -1,0 +1,5 @@
+//! The roles, a file each: what it is made of, and nothing else.
+
+pub mod jailer;
+pub mod operator;
+pub mod server;

@@ -1,0 +1,29 @@
+//! The server: the HTTP API on listeners that are bound already.
+
+use std::future::Future;
+
+use tokio::net::TcpListener;
+use wharf_chassis::Stop;
+use wharf_domain::Result;
+use wharf_server::{App, Serve};
+
+use crate::control::Parts;
+
+pub fn run(
+    parts: &Parts,
+    listener: TcpListener,
+    metrics: Option<TcpListener>,
+    stop: Stop,
+) -> impl Future<Output = Result<()>> + Send + use<> {
+    let app = App {
+        store: parts.store.clone(),
+        runtime: parts.runtime.clone(),
+        bus: parts.bus.clone(),
+        clock: parts.clock.clone(),
+        settings: parts.settings.clone(),
+        health: parts.health.clone(),
+        stop: stop.clone(),
+        metrics: wharf_server::metrics::Metrics::default(),
+    };
+    wharf_server::run(Serve { app, listener, metrics }, stop)
+}
