@@ -86,7 +86,7 @@ impl<T: DeserializeOwned> Events<T> {
     where
         T: Unpin,
     {
-        StreamExt::next(self).await
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
     fn take_line(&mut self) -> Option<Result<T>> {

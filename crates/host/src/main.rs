@@ -1,0 +1,26 @@
+//! The program `wharf-host`. See the library for what it does.
+
+use std::process::ExitCode;
+
+use wharf_host::{Options, run};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err((text, code)) => {
+            if code == 0 {
+                print!("{text}");
+            } else {
+                eprint!("{text}");
+            }
+            return ExitCode::from(code as u8);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("wharf-host: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

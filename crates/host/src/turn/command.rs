@@ -1,0 +1,316 @@
+//! `command` agents: programs kept alive between turns that speak `wire::host::agent` on their standard streams.
+//!
+//! What an agent says outside of a turn is dropped: there is nothing it could belong to. An agent that breaks the
+//! protocol, is cancelled or runs out of time is killed, and started anew for the next turn.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use wharf_wire::host::agent::{FromAgent, LINE_BYTES, PROTOCOL, ToAgent, parse_line};
+use wharf_wire::host::exec::{Exit, Stream};
+use wharf_wire::host::turn::{AgentSpec, Block, Done, Outcome, Reason, Said, TurnRequest, Usage};
+
+use super::{Turn, cancelled, failed, timed_out};
+use crate::host::Host;
+use crate::limits;
+use crate::pump::Pipe;
+use crate::reaper::{ExitWatch, ended};
+use crate::spawn::{Streams, Wanted, prepare};
+
+/// Lines to an agent that it has not read yet.
+const UNREAD_LINES: usize = 8;
+
+#[derive(Default)]
+pub struct Agents {
+    idle: Mutex<HashMap<String, Agent>>,
+}
+
+impl Agents {
+    fn idle(&self) -> MutexGuard<'_, HashMap<String, Agent>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Active = Arc<Mutex<Option<Arc<Turn>>>>;
+
+struct Agent {
+    spec: AgentSpec,
+    pid: i32,
+    exit: ExitWatch,
+    to: mpsc::Sender<Vec<u8>>,
+    from: mpsc::Receiver<Line>,
+    active: Active,
+}
+
+enum Line {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+impl Agent {
+    fn start(host: &Host, spec: &AgentSpec) -> Result<Self, String> {
+        let identity = host.identity();
+        let wanted = Wanted {
+            argv: Some(&spec.entry),
+            command: None,
+            cwd: spec.cwd.as_deref(),
+            env: &spec.env,
+            user: None,
+        };
+        let spawned = prepare(&host.root, host.power, identity.as_deref(), &wanted)
+            .and_then(|launch| launch.start(&host.reaper, host.power, Streams::Pipes { stdin: true }))
+            .map_err(|fault| fault.0.detail)?;
+        let pipes = || {
+            let (i, o, e) = (spawned.stdin?, spawned.stdout?, spawned.stderr?);
+            Some((Pipe::new(i).ok()?, Pipe::new(o).ok()?, Pipe::new(e).ok()?))
+        };
+        let Some((stdin, stdout, stderr)) = pipes() else {
+            host.reaper.kill(spawned.pid);
+            return Err("no descriptors for the agent's streams".into());
+        };
+        let active = Active::default();
+        let (to, lines_in) = mpsc::channel(UNREAD_LINES);
+        let (lines_out, from) = mpsc::channel(16);
+        tokio::spawn(write_lines(stdin, lines_in));
+        tokio::spawn(read_lines(stdout, lines_out, Arc::clone(&active)));
+        tokio::spawn(read_log(stderr, Arc::clone(&active)));
+        let agent = Self { spec: spec.clone(), pid: spawned.pid, exit: spawned.exit, to, from, active };
+        let hello = ToAgent::Hello {
+            protocol: PROTOCOL,
+            agent: spec.name.clone(),
+            session: identity.as_ref().map(|i| i.session),
+            instructions: identity.as_ref().and_then(|i| i.instructions.clone()),
+            agents: identity.as_ref().map(|i| i.agents.clone()).unwrap_or_default(),
+        };
+        agent.tell(&hello)?;
+        Ok(agent)
+    }
+
+    fn tell(&self, message: &ToAgent) -> Result<(), String> {
+        let mut line = serde_json::to_vec(message).map_err(|e| e.to_string())?;
+        line.push(b'\n');
+        self.to.try_send(line).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => "the agent does not read what it asks for".to_owned(),
+            mpsc::error::TrySendError::Closed(_) => "the agent closed its standard input".to_owned(),
+        })
+    }
+
+    fn listen_for(&self, turn: Option<Arc<Turn>>) {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+}
+
+async fn write_lines(stdin: Pipe, mut lines: mpsc::Receiver<Vec<u8>>) {
+    while let Some(line) = lines.recv().await {
+        if stdin.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn listens(active: &Active) -> bool {
+    active.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
+async fn read_lines(stdout: Pipe, lines: mpsc::Sender<Line>, active: Active) {
+    let mut buffer = Vec::new();
+    let mut searched = 0;
+    let mut is_skipping = false;
+    while let Ok(1..) = stdout.read(&mut buffer, limits::PIECE_BYTES).await {
+        while let Some(at) = buffer[searched..].iter().position(|b| *b == b'\n') {
+            let rest = buffer.split_off(searched + at + 1);
+            let mut line = std::mem::replace(&mut buffer, rest);
+            line.pop();
+            searched = 0;
+            let was_skipped = std::mem::take(&mut is_skipping);
+            if !was_skipped && listens(&active) && lines.send(Line::Whole(line)).await.is_err() {
+                return;
+            }
+        }
+        searched = buffer.len();
+        if buffer.len() > LINE_BYTES {
+            if !is_skipping && listens(&active) && lines.send(Line::TooLong).await.is_err() {
+                return;
+            }
+            is_skipping = true;
+            buffer = Vec::new();
+            searched = 0;
+        }
+    }
+}
+
+async fn read_log(stderr: Pipe, active: Active) {
+    let mut buffer = Vec::new();
+    while let Ok(1..) = stderr.read(&mut buffer, limits::PIECE_BYTES).await {
+        let turn = active.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(turn) = turn {
+            turn.output(Stream::Stderr, &buffer);
+        }
+        buffer.clear();
+    }
+}
+
+pub async fn run(host: &Host, turn: &Arc<Turn>, request: TurnRequest, limit: Duration) -> Done {
+    let known = host.agents.idle().remove(&request.agent.name);
+    let agent = match known {
+        Some(agent) if agent.spec == request.agent && agent.exit.borrow().is_none() => Ok(agent),
+        other => {
+            if let Some(old) = other {
+                host.reaper.kill(old.pid);
+            }
+            Agent::start(host, &request.agent)
+        }
+    };
+    let mut agent = match agent {
+        Ok(agent) => agent,
+        Err(why) => return failed(Reason::AgentStart, why),
+    };
+    agent.listen_for(Some(Arc::clone(turn)));
+    let mut reply = Reply::default();
+    let (mut done, is_healthy) = converse(&mut agent, turn, &request, limit, &mut reply).await;
+    if !reply.said_message && !reply.text.is_empty() {
+        let text = std::mem::take(&mut reply.text);
+        if turn.say(Said::Message { content: vec![Block::text(text)] }).is_err() {
+            done = failed(Reason::AgentProtocol, "the agent said more than a turn may");
+        }
+    }
+    turn.output_end(Stream::Stderr);
+    agent.listen_for(None);
+    if is_healthy {
+        keep(host, agent);
+    } else {
+        host.reaper.kill(agent.pid);
+    }
+    done
+}
+
+fn keep(host: &Host, agent: Agent) {
+    let mut idle = host.agents.idle();
+    if idle.len() >= limits::AGENTS
+        && let Some(name) = idle.keys().next().cloned()
+        && let Some(old) = idle.remove(&name)
+    {
+        host.reaper.kill(old.pid);
+    }
+    idle.insert(agent.spec.name.clone(), agent);
+}
+
+#[derive(Default)]
+struct Reply {
+    text: String,
+    said_message: bool,
+}
+
+/// How the turn ended, and whether the agent may be used again.
+async fn converse(
+    agent: &mut Agent,
+    turn: &Turn,
+    request: &TurnRequest,
+    limit: Duration,
+    reply: &mut Reply,
+) -> (Done, bool) {
+    let message = ToAgent::Message {
+        turn: request.turn,
+        seq: request.message.seq,
+        content: request.message.content.clone(),
+    };
+    if let Err(why) = agent.tell(&message) {
+        return (failed(Reason::AgentExited, why), false);
+    }
+    let deadline = Instant::now() + limit;
+    let mut exit: Option<Exit> = None;
+    let mut drained_at = deadline;
+    loop {
+        let line = tokio::select! {
+            biased;
+            line = agent.from.recv() => line,
+            end = ended(&agent.exit), if exit.is_none() => {
+                exit = Some(end);
+                drained_at = Instant::now() + limits::DRAIN;
+                continue;
+            }
+            () = turn.cancelled() => return (cancelled(), false),
+            () = tokio::time::sleep_until(deadline) => return (timed_out(limit), false),
+            () = tokio::time::sleep_until(drained_at), if exit.is_some() => None,
+        };
+        let line = match line {
+            Some(Line::Whole(line)) => line,
+            Some(Line::TooLong) => {
+                let why = format!("the agent wrote a line of more than {LINE_BYTES} bytes");
+                return (failed(Reason::AgentProtocol, why), false);
+            }
+            None => {
+                let end = match exit {
+                    Some(exit) => exit,
+                    // Its output is closed but it may live on; it cannot answer any more.
+                    None => tokio::time::timeout(limits::DRAIN, ended(&agent.exit)).await.unwrap_or_default(),
+                };
+                return (exited(end), false);
+            }
+        };
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let said = match parse_line(&line) {
+            Ok(said) => said,
+            Err(why) => {
+                return (failed(Reason::AgentProtocol, format!("not a line of the protocol: {why}")), false);
+            }
+        };
+        match step(agent, turn, request, reply, said) {
+            Ok(None) => {}
+            Ok(Some(done)) => return (done, true),
+            Err(done) => return (done, false),
+        }
+    }
+}
+
+fn exited(exit: Exit) -> Done {
+    let how = match (exit.exit_code, exit.signal) {
+        (Some(code), _) => format!("with code {code}"),
+        (None, Some(signal)) => format!("by signal {signal}"),
+        (None, None) => "its output".into(),
+    };
+    let mut done = failed(Reason::AgentExited, format!("the agent ended {how} before the turn was done"));
+    done.exit_code = exit.exit_code;
+    done
+}
+
+/// One thing the agent said. Ok(Some): the turn is done. Err: it is, and the agent cannot be trusted further.
+fn step(
+    agent: &Agent,
+    turn: &Turn,
+    request: &TurnRequest,
+    reply: &mut Reply,
+    said: FromAgent,
+) -> Result<Option<Done>, Done> {
+    let too_much = |_| failed(Reason::AgentProtocol, "the agent said more than a turn may");
+    match said {
+        FromAgent::Text { text } => {
+            reply.text.push_str(&text);
+            turn.say(Said::Text { text }).map_err(too_much)?;
+        }
+        FromAgent::Message { content } => {
+            reply.said_message = true;
+            turn.say(Said::Message { content }).map_err(too_much)?;
+        }
+        FromAgent::Event { name, data } => turn.say(Said::Event { name, data }).map_err(too_much)?,
+        FromAgent::History {} => agent
+            .tell(&ToAgent::History { messages: request.history.clone() })
+            .map_err(|why| failed(Reason::AgentProtocol, why))?,
+        FromAgent::Done { usage, is_error } => return Ok(Some(done(usage, is_error))),
+        FromAgent::Error { detail, usage } => {
+            let mut done = failed(Reason::AgentError, detail);
+            done.usage = usage;
+            return Ok(Some(done));
+        }
+    }
+    Ok(None)
+}
+
+fn done(usage: Option<Usage>, is_error: bool) -> Done {
+    Done { outcome: Outcome::Done, reason: None, detail: None, exit_code: None, is_error, usage }
+}
