@@ -6,7 +6,7 @@ use wharf_domain::{Error, Name};
 
 use super::row::{self, ImageRow};
 use crate::error::OrDomain as _;
-use crate::permit::Permit;
+use crate::permit::{New, Permit};
 use crate::scope::Scope;
 
 /// Images every space sees.
@@ -46,6 +46,11 @@ impl Images<'_> {
         .or_domain()?;
         let row = row.as_ref().map(row::image_row).transpose().or_domain()?;
         self.0.judge(name.as_str(), row, verb).await
+    }
+
+    /// Allows importing a version under that name.
+    pub async fn allow(&mut self, name: &Name) -> Result<Permit<New<ImageRow>>, Error> {
+        self.0.allow_new::<ImageRow>(Some(name.as_str())).await
     }
 
     /// Sessions and snapshots that stand on the version: not deleted, or not freed yet.

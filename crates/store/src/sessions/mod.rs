@@ -11,6 +11,7 @@ mod images;
 mod lineage;
 mod log;
 mod messages;
+mod parts;
 mod row;
 mod snapshots;
 mod uses;
