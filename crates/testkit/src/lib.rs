@@ -1,1 +1,12 @@
+//! For tests: a private PostgreSQL, a database of its own for each test, a clock one moves by hand, a small image.
+//!
+//! No test of Wharf uses a machine's own database server, and none leaves one behind.
 
+mod clock;
+mod cluster;
+mod db;
+pub mod tiny;
+
+pub use clock::TestClock;
+pub use cluster::{NOBODY, run_as};
+pub use db::TestDb;

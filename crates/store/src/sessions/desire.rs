@@ -49,7 +49,9 @@ impl Sessions<'_> {
         }
         match desired {
             Desired::Running => self.reserve_running(&was).await?,
-            Desired::Closed | Desired::Deleted => self.end_running_turn(was.id, desired.as_str()).await?,
+            Desired::Closed | Desired::Deleted => {
+                self.end_running_turn(was.id, desired.as_str()).await?;
+            }
         }
         if was.state == State::Error && desired == Desired::Running {
             self.move_to(&was, State::Init).await?;
@@ -59,6 +61,8 @@ impl Sessions<'_> {
             "update sessions set desired = $2,
                 deleted_at = case when $2 = 'deleted' then $3 else deleted_at end,
                 last_used_at = case when $2 = 'running' then $3 else last_used_at end,
+                failures = case when $2 = 'running' and state = 'closed' then 0 else failures end,
+                retry_at = case when $2 = 'running' and state = 'closed' then null else retry_at end,
                 resource_version = resource_version + case when desired = $2 then 0 else 1 end,
                 updated_at = case when desired = $2 then updated_at else $3 end
              where id = $1",

@@ -1,7 +1,7 @@
 //! Turns as the driver works on them: claim, append what the host says, end once.
 
 use serde_json::Value;
-use sqlx::Row as _;
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 use wharf_domain::session::TurnState;
 use wharf_domain::{Error, SessionId, SpaceId, Time, TurnId};
@@ -157,6 +157,40 @@ impl Work {
     /// Appends what the host said up to its event `host_events`, in one commit. Said twice it is written once: who
     /// appends names the event before the first, and another number there is refused as a lost lease.
     pub async fn append(&self, work: &TurnWork, after: u64, host_events: u64, said: &[Append]) -> Result<(), Error> {
+        let mut conn = self.store.pool().acquire().await.or_domain()?;
+        self.write(&mut conn, work, after, host_events, said).await?;
+        self.store.wake(Topic::SessionLog(work.session));
+        Ok(())
+    }
+
+    /// Appends the last of what the host said and ends the turn, in one commit.
+    pub async fn finish_turn(
+        &self,
+        work: &TurnWork,
+        after: u64,
+        host_events: u64,
+        said: &[Append],
+        result: &TurnResult,
+    ) -> Result<(), Error> {
+        if said.is_empty() {
+            return self.end_turn(work.session, work.space, work.token, work.turn, result).await;
+        }
+        let mut tx = self.store.pool().begin().await.or_domain()?;
+        self.write(&mut tx, work, after, host_events, said).await?;
+        self.end(&mut tx, work.session, work.token, work.turn, result).await?;
+        tx.commit().await.or_domain()?;
+        self.changed(work.session, work.space);
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        conn: &mut PgConnection,
+        work: &TurnWork,
+        after: u64,
+        host_events: u64,
+        said: &[Append],
+    ) -> Result<(), Error> {
         let mut kinds = Vec::with_capacity(said.len());
         let mut data = Vec::with_capacity(said.len());
         let mut content = Vec::with_capacity(said.len());
@@ -199,11 +233,10 @@ impl Work {
         .bind(&content)
         .bind(&agents)
         .bind(self.store.now().to_utc())
-        .fetch_optional(self.store.pool())
+        .fetch_optional(conn)
         .await
         .or_domain()?;
         done.ok_or_else(|| lost(work.session))?;
-        self.store.wake(Topic::SessionLog(work.session));
         Ok(())
     }
 
@@ -212,6 +245,20 @@ impl Work {
         &self,
         session: SessionId,
         space: SpaceId,
+        token: i64,
+        turn: TurnId,
+        result: &TurnResult,
+    ) -> Result<(), Error> {
+        let mut conn = self.store.pool().acquire().await.or_domain()?;
+        self.end(&mut conn, session, token, turn, result).await?;
+        self.changed(session, space);
+        Ok(())
+    }
+
+    async fn end(
+        &self,
+        conn: &mut PgConnection,
+        session: SessionId,
         token: i64,
         turn: TurnId,
         result: &TurnResult,
@@ -231,13 +278,12 @@ impl Work {
                 .bind(result.is_error)
                 .bind(usage)
                 .bind(self.store.now().to_utc())
-                .fetch_one(self.store.pool())
+                .fetch_one(conn)
                 .await
                 .or_domain()?;
         if !matches!(word.as_str(), "ended" | "same") {
             return Err(outcome(session, &word));
         }
-        self.changed(session, space);
         Ok(())
     }
 

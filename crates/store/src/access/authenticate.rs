@@ -1,0 +1,124 @@
+//! From a credential to a [`Caller`], in one round trip. Rights are read at every request, so a changed binding, a
+//! disabled user or a revoked login counts at once.
+
+use std::sync::Arc;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+use wharf_domain::rbac::{Grant, Rights, Rule};
+use wharf_domain::{Code, Error, PrincipalId, SpaceId, TokenId};
+
+use crate::access::keys::Claims;
+use crate::access::{cover, tokens};
+use crate::caller::{Caller, Credential, CredentialKind, Identity, PrincipalKind, RequestMeta, unauthenticated};
+use crate::error::OrDomain as _;
+use crate::spaces::{from_json, time, time_opt};
+use crate::store::Store;
+
+impl Store {
+    /// `unauthenticated` for what is no credential (any more), `token_expired` for one that was.
+    pub async fn authenticate(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
+        let Credential::Bearer(token) = credential;
+        let text = token.expose_str().ok_or_else(|| unauthenticated("the token is not text"))?;
+        if text.starts_with(tokens::PREFIX) {
+            self.by_api_token(text, meta).await
+        } else {
+            let claims = self.verify(text).await?;
+            self.by_claims(claims, meta).await
+        }
+    }
+
+    async fn by_claims(&self, claims: Claims, meta: RequestMeta) -> Result<Caller, Error> {
+        let row = sqlx::query(
+            "select p.id, p.kind, p.name, p.disabled, principal_grants(p.id) as grants,
+                    exists (select from login_families f where f.id = $2 and f.revoked_at is null) as family_live,
+                    i.id as by_id, i.kind as by_kind, i.name as by_name, i.disabled as by_disabled,
+                    case when i.id is not null then principal_grants(i.id) end as by_grants
+             from principals p left join principals i on i.id = $3 where p.id = $1",
+        )
+        .bind(claims.sub)
+        .bind(claims.fam)
+        .bind(claims.act)
+        .fetch_optional(self.pool())
+        .await
+        .or_domain()?
+        .ok_or_else(|| unauthenticated("whom the token stands for is no longer there"))?;
+        if !row.try_get::<bool, _>("family_live").or_domain()? {
+            return Err(unauthenticated("the login this token came from has ended"));
+        }
+        let identity = identity(&row, "id", "kind", "name", "disabled")?;
+        let rights = Rights { grants: grants(row.try_get("grants").or_domain()?)?, subset: None };
+        let Some(by) = claims.act else {
+            let credential = CredentialKind::Access { family: claims.fam };
+            return Ok(Caller { identity, impersonator: None, rights: Arc::new(rights), meta, credential });
+        };
+        if row.try_get::<Option<Uuid>, _>("by_id").or_domain()? != Some(by) {
+            return Err(unauthenticated("who made this impersonation token is no longer there"));
+        }
+        let impersonator = self::identity(&row, "by_id", "by_kind", "by_name", "by_disabled")?;
+        let own = Rights { grants: grants(row.try_get("by_grants").or_domain()?)?, subset: None };
+        // Looked at again with every call: a right lost since then ends the impersonation.
+        cover::may_impersonate(&own, &identity, &rights)?;
+        let credential = CredentialKind::Impersonation;
+        Ok(Caller { identity, impersonator: Some(impersonator), rights: Arc::new(rights), meta, credential })
+    }
+
+    async fn by_api_token(&self, text: &str, meta: RequestMeta) -> Result<Caller, Error> {
+        let row = sqlx::query(
+            "select t.id as token, t.rules, t.expires_at, t.last_used_at,
+                    p.id, p.kind, p.name, p.disabled, principal_grants(p.id) as grants
+             from api_tokens t join principals p on p.id = t.principal_id where t.hash = $1",
+        )
+        .bind(tokens::hash(text).as_slice())
+        .fetch_optional(self.pool())
+        .await
+        .or_domain()?
+        .ok_or_else(|| unauthenticated("there is no such token"))?;
+        if time(&row, "expires_at")? <= self.now() {
+            return Err(expired("the API token"));
+        }
+        let identity = identity(&row, "id", "kind", "name", "disabled")?;
+        let subset = row
+            .try_get::<Option<serde_json::Value>, _>("rules")
+            .or_domain()?
+            .map(from_json::<Vec<Rule>>)
+            .transpose()?;
+        let rights = Rights { grants: grants(row.try_get("grants").or_domain()?)?, subset };
+        let token = TokenId::from_uuid(row.try_get("token").or_domain()?);
+        self.touch_token(token, time_opt(&row, "last_used_at")?);
+        let credential = CredentialKind::ApiToken(token);
+        Ok(Caller { identity, impersonator: None, rights: Arc::new(rights), meta, credential })
+    }
+}
+
+pub(crate) fn expired(what: &str) -> Error {
+    Error::new(Code::TokenExpired, format!("{what} has expired; get a new one"))
+}
+
+fn identity(row: &PgRow, id: &str, kind: &str, name: &str, disabled: &str) -> Result<Identity, Error> {
+    if row.try_get::<bool, _>(disabled).or_domain()? {
+        return Err(unauthenticated("the account is disabled"));
+    }
+    Ok(Identity {
+        id: PrincipalId::from_uuid(row.try_get(id).or_domain()?),
+        kind: PrincipalKind::read(row.try_get(kind).or_domain()?)?,
+        name: row.try_get(name).or_domain()?,
+    })
+}
+
+/// What `principal_grants()` answers.
+pub(crate) fn grants(value: serde_json::Value) -> Result<Vec<Grant>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        binding: String,
+        role: String,
+        space: Option<Uuid>,
+        rules: Vec<Rule>,
+    }
+    let rows: Vec<Row> = from_json(value)?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Grant { binding: r.binding, role: r.role, space: r.space.map(SpaceId::from_uuid), rules: r.rules })
+        .collect())
+}

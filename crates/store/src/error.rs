@@ -1,0 +1,68 @@
+//! What the database refuses, in the caller's words.
+//!
+//! Constraints are the checks: a violated one is looked up here by name. Anything not named is a defect and
+//! becomes `internal`; a lost connection becomes `unavailable`, because trying again may work.
+
+use sqlx::error::DatabaseError;
+use wharf_domain::{Code, Error};
+
+/// Turns database errors into domain errors with `?`-friendly calls.
+pub trait OrDomain<T> {
+    fn or_domain(self) -> Result<T, Error>;
+}
+
+impl<T> OrDomain<T> for Result<T, sqlx::Error> {
+    fn or_domain(self) -> Result<T, Error> {
+        self.map_err(from_sqlx)
+    }
+}
+
+/// Unique constraint → what is taken. Foreign key → what is missing or in use.
+fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
+    Some(match name {
+        "principals_name" => (Code::AlreadyExists, "name", "there is already one of that name; choose another"),
+        "spaces_name" => (Code::AlreadyExists, "name", "there is already a space of that name; choose another"),
+        "roles_name" => (Code::AlreadyExists, "name", "there is already a role of that name; choose another"),
+        "role_bindings_name" => {
+            (Code::AlreadyExists, "name", "there is already a role binding of that name; choose another")
+        }
+        "role_bindings_grant" => (Code::AlreadyExists, "role", "the principal already has that role there"),
+        "secrets_name" => {
+            (Code::AlreadyExists, "name", "the space already has a secret of that name; update it instead")
+        }
+        "api_tokens_name" => (Code::AlreadyExists, "name", "the principal already has a token of that name"),
+        "role_bindings_role" => (Code::InUse, "role", "the role is bound; delete its role bindings first"),
+        "role_bindings_principal" => (Code::InvalidReference, "principal", "there is no such principal"),
+        "role_bindings_space" => (Code::InvalidReference, "space", "there is no such space"),
+        "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
+        _ => return crate::sessions::constraint(name),
+    })
+}
+
+/// SQLSTATE classes after which the same call may succeed.
+fn away(db: &dyn DatabaseError) -> bool {
+    // 08 connection, 57P01..3 shutdown and start, 53 out of resources, 40 serialisation and deadlock,
+    // 57014 the statement's time limit.
+    db.code().is_some_and(|c| {
+        c.starts_with("08") || c.starts_with("57P") || c.starts_with("53") || c.starts_with("40") || c == "57014"
+    })
+}
+
+pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
+    match &error {
+        sqlx::Error::Database(db) => {
+            if let Some((code, field, text)) = db.constraint().and_then(constraint) {
+                return Error::new(code, text).field(field);
+            }
+            if away(&**db) { Error::unavailable("the database", error) } else { Error::internal(error) }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Error::unavailable("the database", error),
+        // A connection cut in the middle of a message reads as a protocol error.
+        sqlx::Error::Protocol(_) => Error::unavailable("the database", error),
+        _ => Error::internal(error),
+    }
+}

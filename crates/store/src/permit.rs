@@ -1,0 +1,45 @@
+//! Proof that the caller may do something to one row. Only this crate can make one.
+
+use wharf_domain::rbac::Verb;
+
+/// The row as it was read in the scope's transaction, and the verb it was allowed for.
+#[derive(Debug)]
+pub struct Permit<R> {
+    row: R,
+    verb: Verb,
+}
+
+impl<R> Permit<R> {
+    pub(crate) fn grant(row: R, verb: Verb) -> Self {
+        Self { row, verb }
+    }
+
+    pub fn verb(&self) -> Verb {
+        self.verb
+    }
+
+    pub fn row(&self) -> &R {
+        &self.row
+    }
+
+    pub fn into_row(self) -> R {
+        self.row
+    }
+}
+
+impl<R> std::ops::Deref for Permit<R> {
+    type Target = R;
+    fn deref(&self) -> &R {
+        &self.row
+    }
+}
+
+/// Stands for a row that is yet to be made: `Permit<New<Space>>` allows one create.
+#[derive(Debug)]
+pub struct New<R>(std::marker::PhantomData<fn() -> R>);
+
+impl<R> New<R> {
+    pub(crate) fn permit() -> Permit<Self> {
+        Permit::grant(Self(std::marker::PhantomData), Verb::Create)
+    }
+}

@@ -1,0 +1,83 @@
+//! Reservation of a space's quotas, in the transaction that admits.
+//!
+//! The usage row is locked by the update, so concurrent admissions queue up behind each other and the sum can
+//! never pass the limit. Releasing is a negative delta and is never refused.
+
+use sqlx::{PgConnection, Row as _};
+use wharf_domain::quota::Quotas;
+use wharf_domain::{Code, Error, SpaceId};
+
+use crate::error::OrDomain as _;
+
+/// What changes. Positive reserves, negative releases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    pub sessions: i64,
+    pub running_sessions: i64,
+    pub cpu_millis: i64,
+    pub memory_mib: i64,
+    pub disk_mib: i64,
+}
+
+impl std::ops::Neg for Delta {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Self {
+            sessions: -self.sessions,
+            running_sessions: -self.running_sessions,
+            cpu_millis: -self.cpu_millis,
+            memory_mib: -self.memory_mib,
+            disk_mib: -self.disk_mib,
+        }
+    }
+}
+
+/// Adds `delta` to the space's use, or answers `quota_exceeded` naming the quota, its limit and its use.
+pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Result<(), Error> {
+    if delta == Delta::default() {
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "update space_usage u
+         set sessions = u.sessions + $2, running_sessions = u.running_sessions + $3, cpu_millis = u.cpu_millis + $4,
+             memory_mib = u.memory_mib + $5, disk_mib = u.disk_mib + $6
+         from spaces s where u.space_id = $1 and s.id = $1
+         returning s.quotas, u.sessions, u.running_sessions, u.cpu_millis, u.memory_mib, u.disk_mib",
+    )
+    .bind(space.uuid())
+    .bind(delta.sessions)
+    .bind(delta.running_sessions)
+    .bind(delta.cpu_millis)
+    .bind(delta.memory_mib)
+    .bind(delta.disk_mib)
+    .fetch_optional(tx)
+    .await
+    .or_domain()?
+    .ok_or_else(|| Error::not_found("space", space))?;
+    let quotas: Quotas = serde_json::from_value(row.try_get("quotas").or_domain()?).map_err(Error::internal)?;
+    let lines = [
+        ("sessions", quotas.sessions.map(u64::from), delta.sessions),
+        ("running_sessions", quotas.running_sessions.map(u64::from), delta.running_sessions),
+        ("cpu_millis", quotas.cpu_millis, delta.cpu_millis),
+        ("memory_mib", quotas.memory_mib, delta.memory_mib),
+        ("disk_mib", quotas.disk_mib, delta.disk_mib),
+    ];
+    for (name, limit, change) in lines {
+        let after: i64 = row.try_get(name).or_domain()?;
+        if let Some(limit) = limit
+            && change > 0
+            && after > i64::try_from(limit).unwrap_or(i64::MAX)
+        {
+            let used = after - change;
+            return Err(Error::new(
+                Code::QuotaExceeded,
+                format!(
+                    "the space's quota {name} is {limit} and {used} are in use, so {change} more do not fit; \
+                     delete or close something, or raise the quota"
+                ),
+            )
+            .field(name));
+        }
+    }
+    Ok(())
+}
