@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::types::Json;
 use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::session::State;
-use wharf_domain::{Error, Labels, Name, SessionId, SnapshotId};
+use wharf_domain::{Error, Labels, Name, NameOrId, SessionId, SnapshotId};
 use wharf_ports::Topic;
 
 use super::refused;
@@ -55,6 +55,35 @@ impl Snapshots<'_> {
         .or_domain()?;
         let row = row.as_ref().map(row::snapshot).transpose().or_domain()?;
         self.0.judge(&id.to_string(), row, verb).await
+    }
+
+    /// The same for one of a session, by its name there or its id. Verbs that change something hold the row.
+    pub async fn permit_of(
+        &mut self,
+        session: SessionId,
+        at: &NameOrId<SnapshotId>,
+        verb: Verb,
+    ) -> Result<Permit<SnapshotRow>, Error> {
+        let space = self.0.space()?.id.uuid();
+        let (id, name) = match at {
+            NameOrId::Id(id) => (Some(id.uuid()), None),
+            NameOrId::Name(name) => (None, Some(name.as_str())),
+        };
+        let row = sqlx::query(concat!(
+            "select ",
+            snapshot_columns!(),
+            " from snapshots p where p.space_id = $1 and p.session_id = $2 and (p.id = $3 or p.name = $4) \
+              and p.deleted_at is null and not p.for_fork for no key update"
+        ))
+        .bind(space)
+        .bind(session.uuid())
+        .bind(id)
+        .bind(name)
+        .fetch_optional(self.0.tx()?)
+        .await
+        .or_domain()?;
+        let row = row.as_ref().map(row::snapshot).transpose().or_domain()?;
+        self.0.judge(&at.to_string(), row, verb).await
     }
 
     pub async fn allow(&mut self, name: Option<&Name>) -> Result<Permit<New<SnapshotRow>>, Error> {

@@ -126,10 +126,10 @@ pub enum ExecEvent {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputStream {
+    #[default]
     Stdout,
     Stderr,
     /// Both in the order they were written.
-    #[default]
     Output,
 }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wharf_domain::{Labels, Name, SessionId, SnapshotId, Time};
 
+use super::LabelsPatch;
+
 /// Where a snapshot stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -55,4 +57,16 @@ pub struct CreateSnapshot {
     /// Labels to find it by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+}
+
+/// Changes to a snapshot, as JSON merge patch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchSnapshot {
+    /// A new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Labels to set; null removes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsPatch>,
 }
