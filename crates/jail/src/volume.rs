@@ -46,6 +46,8 @@ const POOL_RESERVE: u64 = 64 * MIB;
 const DISK_RESERVE: u64 = 1024 * MIB;
 /// What a volume must at least be able to write, so that its overlay can be mounted.
 const SMALLEST_ROOM: u64 = 4 * MIB;
+/// What mounting the overlay of a full volume may take.
+const ROOM_TO_MOUNT: u64 = 4 * MIB;
 /// How long a starting jailer waits for the one before it to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,6 +98,8 @@ pub struct Mounts {
     pub lower: OwnedFd,
     /// The volume, holding the directories `upper` and `work`.
     pub upper: OwnedFd,
+    /// The volume was full: [`Pool::settle`] is to follow.
+    pub unsettled: bool,
 }
 
 /// How full everything is, in bytes.
@@ -194,7 +198,7 @@ impl Pool {
                 (dir, Meta { inherited_bytes, from: Some(snapshot), ..meta })
             }
         };
-        self.trees.limit(&dir, limit - meta.inherited_bytes.min(limit))?;
+        self.trees.limit(&dir, own_limit(&meta))?;
         meta::write(&dir, &meta).at("describe the volume")?;
         rustix::fs::renameat_with(&self.volumes, &half_made, &self.volumes, &name, RenameFlags::NOREPLACE)
             .at("name the volume")?;
@@ -322,8 +326,8 @@ impl Pool {
                 format!("the volume holds {} MiB, more than {disk_mib} MiB", used.div_ceil(MIB)),
             ));
         }
-        self.trees.limit(dir, limit - meta.inherited_bytes.min(limit))?;
         meta.disk_mib = disk_mib;
+        self.trees.limit(dir, own_limit(&meta))?;
         meta::write(dir, &meta).at("describe the volume")
     }
 
@@ -439,13 +443,28 @@ impl Pool {
     }
 
     /// The two trees a jail's overlay is made of, mapped to the ids of its user namespace.
+    ///
+    /// The overlay makes a directory when it is mounted, which a volume at its limit has no room for: such a session
+    /// could never come back to delete anything. So a full volume gets a little more until [`Self::settle`].
     pub fn mounts(&self, volume: VolumeId, user_namespace: BorrowedFd<'_>) -> Result<Mounts, Step> {
         let (dir, meta) = self.volume(volume)?;
+        let used = self.trees.used(&dir)?;
+        let unsettled = self.limits_disk() && used + ROOM_TO_MOUNT > own_limit(&meta);
+        if unsettled {
+            self.trees.limit(&dir, own_limit(&meta).max(used) + ROOM_TO_MOUNT)?;
+        }
         let rootfs = self.images.rootfs(&meta.image)?;
         Ok(Mounts {
             lower: idmap::read_only(&rootfs, user_namespace).at("map the image's tree")?,
             upper: idmap::writable(&dir, user_namespace).at("map the volume's tree")?,
+            unsettled,
         })
+    }
+
+    /// To be called once the overlay of [`Self::mounts`] is mounted.
+    pub fn settle(&self, volume: VolumeId) -> Result<(), Step> {
+        let (dir, meta) = self.volume(volume)?;
+        self.trees.limit(&dir, own_limit(&meta))
     }
 
     /// Brings a volume's files to the disk. Takes as long as the disk needs for all that is waiting.
@@ -500,6 +519,11 @@ impl Drop for Pool {
     fn drop(&mut self) {
         home::close(&self.settings.data_dir.join("pool"));
     }
+}
+
+/// What a volume may write itself: its limit less what it inherited.
+fn own_limit(meta: &Meta) -> u64 {
+    (u64::from(meta.disk_mib) * MIB).saturating_sub(meta.inherited_bytes)
 }
 
 const DIRECTORY: OFlags =

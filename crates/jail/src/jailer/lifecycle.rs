@@ -1,5 +1,6 @@
 //! A jail from its first directory to the last one removed.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -131,11 +132,17 @@ impl Jailer {
                 listener: listener.as_fd(),
                 group: &group,
             };
-            let (pool, volume) = (&self.pool, record.volume);
+            let (pool, volume, unsettled) = (&self.pool, record.volume, Cell::new(false));
             let started = self.launcher.start(&order, |userns| {
                 let mounts = pool.mounts(volume, userns)?;
+                unsettled.set(mounts.unsettled);
                 Ok(Trees { lower: mounts.lower, upper: mounts.upper })
-            })?;
+            });
+            // Whether or not it started: the room a full volume was lent for mounting goes back.
+            if unsettled.get() {
+                pool.settle(volume)?;
+            }
+            let started = started?;
             tracing::debug!(jail = %id, limits_micros = made_groups.as_micros(), steps = %started.timings, "launched");
             Ok((group, started))
         })();

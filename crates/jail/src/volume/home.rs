@@ -56,6 +56,8 @@ pub(super) fn open(settings: &PoolSettings) -> Result<Home, Step> {
     // What is mounted here stays here; what the machine mounts later still arrives.
     rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .at("make mounts private")?;
+    // Where this process had the pool open before and lost it, its mount is still in the way.
+    while rustix::mount::unmount(&pool, UnmountFlags::DETACH).is_ok() {}
     let below = open_dir(data)?;
     // Set-user-id files of sessions are real ones to whoever reaches them without the id mapping.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
