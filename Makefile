@@ -5,7 +5,7 @@ CARGO := $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 BIN := target/release
 
-.PHONY: help setup demo up build image test soak bench fmt
+.PHONY: help setup demo up build test soak bench fmt
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -17,23 +17,22 @@ build: setup ## release binaries
 	@$(CARGO) build --release --locked --package wharf
 	@$(CARGO) xtask host --release
 
-image: build ## the base image, built once and kept
-	@test -f target/images/base.tar || $(BIN)/wharf image build images/base --output target/images/base.tar
-
-demo: image ## an agent's session from nothing to fork, on real data
+demo: build ## an agent's session from nothing to fork, on real data
 	@$(CARGO) xtask demo
 
-up: image ## start the server and leave it running
-	@$(BIN)/wharf up --import base=target/images/base.tar
+up: build ## start the server with the base image and leave it running
+	@$(BIN)/wharf image build base --cache target/images
+	@$(BIN)/wharf up
 
 test: ## every check and every test
 	@scripts/setup.sh --test
 	@WHARF_TEST_REQUIRE=$${WHARF_TEST_REQUIRE:-jail,postgres,python} $(CARGO) xtask ci
 
-soak: image ## 300 rounds of kill -9 under load
+soak: ## 300 rounds of kill -9 under load
+	@scripts/setup.sh --test
 	@$(CARGO) xtask soak
 
-bench: image ## latencies beside Docker Engine, into target/bench
+bench: build ## latencies beside Docker Engine, into target/bench
 	@scripts/setup.sh --bench
 	@$(CARGO) xtask bench sessions
 

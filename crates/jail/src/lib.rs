@@ -7,6 +7,7 @@ mod convert;
 pub mod image;
 pub mod jailer;
 mod launch;
+pub mod probe;
 mod seccomp;
 mod settings;
 pub mod step;

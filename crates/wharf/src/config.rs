@@ -17,7 +17,8 @@ pub fn run(command: &ConfigCommand, load: impl FnOnce() -> Result<Loaded>) -> Re
     match command {
         ConfigCommand::Check => {
             let loaded = load()?;
-            let place = loaded.file.as_ref().map_or_else(|| "no wharf.toml".to_owned(), |p| p.display().to_string());
+            let place =
+                loaded.file.as_ref().map_or_else(|| "no wharf.toml".to_owned(), |p| p.display().to_string());
             println!("the settings are right ({place}, {} not default)", loaded.origins.len());
         }
         ConfigCommand::Show => print!("{}", load()?.to_annotated_toml()),

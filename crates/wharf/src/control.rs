@@ -3,9 +3,10 @@
 //! Order: bind ports, so that a taken one shows before anything is changed; then the database, migrated or refused;
 //! then the first administrator; then the roles. The way back is the same in reverse.
 
-mod database;
+pub mod database;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,11 @@ use crate::up::{Lock, Report, Reporter, enter};
 
 /// How long the control plane before this one may take to drain: its limit and a little.
 const HANDOVER: Duration = Duration::from_secs(10);
+
+/// The key-encryption keys.
+pub fn key_file(settings: &Settings) -> PathBuf {
+    settings.keys_dir().join("kek")
+}
 
 /// What the roles share.
 pub struct Parts {
@@ -55,7 +61,11 @@ pub fn run(settings: Settings, reporter: Reporter) -> Result<()> {
     wharf_chassis::telemetry::init(&settings.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let _lock = Lock::wait(&settings.control_run_dir(), Duration::from_secs(settings.shutdown_seconds.into()) + HANDOVER).await?;
+        let _lock = Lock::wait(
+            &settings.control_run_dir(),
+            Duration::from_secs(settings.shutdown_seconds.into()) + HANDOVER,
+        )
+        .await?;
         serve(Arc::new(settings), &reporter).await
     });
     // A blocking call that does not return must not hold the process.
@@ -91,10 +101,10 @@ async fn with_database(
     address: Option<SocketAddr>,
     reporter: &Reporter,
 ) -> Result<Store> {
-    let keyring = Keyring::load_or_create(&settings.keys_dir().join("kek.json"))?;
+    let keyring = Keyring::load_or_create(&key_file(settings))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let bus: Arc<dyn Bus> = Arc::new(wharf_bus::Local::new());
-    let store = Store::connect(database.config(settings), keyring, clock.clone(), bus.clone())
+    let store = Store::connect(database.config(), keyring, clock.clone(), bus.clone())
         .await
         .context("the database")?;
     if let Some(first) = store.system(Actor::Setup).bootstrap().await? {
@@ -113,7 +123,13 @@ async fn with_database(
     let asked = runtime.clone();
     health.want("jailer", move || {
         let runtime = asked.clone();
-        async move { runtime.capabilities().await.map(|_| ()).map_err(|_| "it does not answer; sessions are unavailable".to_owned()) }
+        async move {
+            runtime
+                .capabilities()
+                .await
+                .map(|_| ())
+                .map_err(|_| "it does not answer; sessions are unavailable".to_owned())
+        }
     });
     let parts = Parts { settings: settings.clone(), store: store.clone(), runtime, bus, clock, health };
     if settings.has_role(Role::Operator) {
@@ -147,7 +163,7 @@ impl Ports {
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen at {address}; stop what has it, or give `{setting}` another address"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen at {address}; stop what has it, or give `{setting}` another address")
+    })
 }

@@ -76,7 +76,11 @@ impl Show for Finding {
 pub fn run(args: &Args, load: impl FnOnce() -> Result<Loaded>) -> Result<bool> {
     let findings = match load() {
         Ok(loaded) => checks::all(&loaded),
-        Err(error) => vec![Finding::fail("settings", format!("{error:#}"), "put it right; `wharf config schema` lists all")],
+        Err(error) => vec![Finding::fail(
+            "settings",
+            format!("{error:#}"),
+            "put it right; `wharf config schema` lists all",
+        )],
     };
     // Not shortened to the terminal's width: what to do must be read to its end.
     Out { width: None, ..Out::stdout(args.output) }.list(&findings)?;

@@ -13,8 +13,11 @@ use wharf_ports::SandboxRuntime as _;
 use wharf_ports::runtime::ImageInfo;
 
 /// Recipes that come with the program.
-const SHIPPED: &[(&str, &str, &str)] =
-    &[("base", include_str!("../../../images/base/recipe.toml"), include_str!("../../../images/base/setup.sh"))];
+const SHIPPED: &[(&str, &str, &str)] = &[(
+    "base",
+    include_str!("../../../images/base/recipe.toml"),
+    include_str!("../../../images/base/setup.sh"),
+)];
 
 #[derive(clap::Args)]
 pub struct BuildArgs {
@@ -40,7 +43,11 @@ pub fn run(args: &BuildArgs, settings: &Settings) -> Result<()> {
     let bar = Bar::new();
     let built = make(&recipe, &cache, args.fresh, &bar)?;
     bar.done();
-    let state = if built.cached { "from the cache".to_owned() } else { format!("built in {:.1} s", built.took.as_secs_f64()) };
+    let state = if built.cached {
+        "from the cache".to_owned()
+    } else {
+        format!("built in {:.1} s", built.took.as_secs_f64())
+    };
     eprintln!("{}: {} MiB, {state}", built.path.display(), built.bytes / (1024 * 1024));
     if args.no_import {
         println!("{}", built.path.display());
@@ -80,7 +87,9 @@ fn import(recipe: &Recipe, archive: &Path, settings: &Settings, bar: &Bar) -> Re
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         bar.say("unpacking");
-        return Ok(runtime.block_on(wharf_jail::Client::new(&socket).import_image(&recipe.name, file))?);
+        return Ok(
+            runtime.block_on(wharf_jail::NativeRuntime::new(&socket).import_image(&recipe.name, file))?
+        );
     }
     std::fs::create_dir_all(&settings.data_dir)?;
     let store = Store::open(&settings.jail_dir())?;

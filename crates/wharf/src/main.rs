@@ -34,7 +34,9 @@ fn main() -> ExitCode {
 
 /// The whole command line: the API's nouns, and ours put beside and into them.
 pub fn command() -> clap::Command {
-    let settings = |name: &'static str, about: &'static str| SettingsArgs::augment_args(clap::Command::new(name).about(about));
+    let settings = |name: &'static str, about: &'static str| {
+        SettingsArgs::augment_args(clap::Command::new(name).about(about))
+    };
     let root = wharf_cli::command()
         .arg(clap::arg!(--config <FILE> "Settings to use instead of <data_dir>/wharf.toml").hide(true))
         .subcommand(up::Args::augment_args(settings("up", "Run everything on this machine")))
@@ -42,7 +44,10 @@ pub fn command() -> clap::Command {
         .subcommand(config::ConfigCommand::augment_subcommands(
             settings("config", "Look at the settings").subcommand_required(true),
         ))
-        .subcommand(doctor::Args::augment_args(settings("doctor", "See whether this machine can run Wharf, and what to do if not")))
+        .subcommand(doctor::Args::augment_args(settings(
+            "doctor",
+            "See whether this machine can run Wharf, and what to do if not",
+        )))
         .subcommand(local::KeyCommand::augment_subcommands(
             settings("key", "The keys secrets are sealed with, on this machine").subcommand_required(true),
         ))
@@ -69,10 +74,11 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
             let healthy = doctor::run(&doctor::Args::from_arg_matches(sub)?, || given.load())?;
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        "key" => local::key(&local::KeyCommand::from_arg_matches(sub)?, &given)?,
+        "key" => return local::key(&local::KeyCommand::from_arg_matches(sub)?, &given),
+        "local" => return local::child(),
         "openapi" => print!("{}", wharf_server::openapi::document_text()?),
         _ => match local::of_noun(name, sub, &given)? {
-            Some(()) => {}
+            Some(code) => return Ok(code),
             None => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 return Ok(runtime.block_on(wharf_cli::run(matches)));

@@ -101,6 +101,37 @@ fn test() -> Result<()> {
     }
 }
 
+#[derive(clap::Args)]
+pub struct Soak {
+    /// How often something is killed
+    #[arg(long, default_value_t = 300)]
+    rounds: u32,
+    /// Make the choices of an earlier run again: the seed of its first round
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// The crash test of the whole system with more rounds; its output has every round's seed.
+pub fn soak(args: &Soak) -> Result<()> {
+    sh::run(&mut cargo(&["xtask", "host"]))?;
+    let mut test = cargo(&[
+        "nextest",
+        "run",
+        "--locked",
+        "--profile",
+        "soak",
+        "--package",
+        "wharf",
+        "-E",
+        "test(no_kill_at_any_time)",
+    ]);
+    test.env("WHARF_CRASH_ROUNDS", args.rounds.to_string()).env("WHARF_TEST_REQUIRE", "jail,postgres");
+    if let Some(seed) = args.seed {
+        test.env("WHARF_CRASH_SEED", seed.to_string());
+    }
+    sh::run(&mut test)
+}
+
 /// The OpenAPI document as the binary serves it, beside the committed one.
 pub fn openapi(check: bool) -> Result<()> {
     let fresh =

@@ -30,6 +30,8 @@ enum Task {
     Demo(demo::Args),
     /// Everything a change must pass, cheapest first
     Ci(ci::Args),
+    /// Kill -9 at random under load, many rounds
+    Soak(ci::Soak),
     /// Write openapi/v1.json from the routes
     Openapi {
         /// Only say whether the committed document is fresh
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Task::Host(args) => host::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Ci(args) => ci::run(&args),
+        Task::Soak(args) => ci::soak(&args),
         Task::Openapi { check } => ci::openapi(check),
     };
     match result {

@@ -23,7 +23,7 @@ const NOT_SETTINGS: &[&str] = &[
     "USER_NAME",
     "CLIENT_CONFIG",
 ];
-const NOT_SETTINGS_PREFIXES: &[&str] = &["TEST_", "BENCH_", "DEMO_", "SOAK_"];
+const NOT_SETTINGS_PREFIXES: &[&str] = &["TEST_", "BENCH_", "DEMO_", "SOAK_", "CRASH_", "SCHEMATHESIS_"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

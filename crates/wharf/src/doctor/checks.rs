@@ -52,7 +52,9 @@ fn user(s: &Settings) -> Finding {
             "apt install passwd, or name an existing user with the setting `user`",
         ),
         Ok(None) => Finding::ok("user", format!("{} will be made at the first start", s.user)),
-        Err(error) => Finding::fail("user", format!("{error:#}"), "name an unprivileged user with the setting `user`"),
+        Err(error) => {
+            Finding::fail("user", format!("{error:#}"), "name an unprivileged user with the setting `user`")
+        }
     }
 }
 
@@ -78,7 +80,11 @@ fn host_binary(path: &Path) -> Finding {
         );
     };
     match interpreter(&bytes) {
-        None => Finding::fail(AREA, format!("{} is not a program", path.display()), "build it with `cargo xtask host --release`"),
+        None => Finding::fail(
+            AREA,
+            format!("{} is not a program", path.display()),
+            "build it with `cargo xtask host --release`",
+        ),
         Some(true) => Finding::fail(
             AREA,
             format!("{} is not statically linked: it would not start in other images", path.display()),
@@ -95,7 +101,8 @@ pub fn interpreter(elf: &[u8]) -> Option<bool> {
     if elf.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
-    let (table, size, count) = (usize::try_from(word(0x20)?).ok()?, usize::from(half(0x36)?), usize::from(half(0x38)?));
+    let (table, size, count) =
+        (usize::try_from(word(0x20)?).ok()?, usize::from(half(0x36)?), usize::from(half(0x38)?));
     Some((0..count).any(|n| elf.get(table + n * size..table + n * size + 4) == Some(&[3, 0, 0, 0])))
 }
 
@@ -107,11 +114,9 @@ fn images(s: &Settings) -> Finding {
         "; mmdebstrap is missing, so none can be built here (apt install mmdebstrap)"
     };
     match crate::image::local_images(s) {
-        Ok(images) if images.is_empty() => Finding::warn(
-            AREA,
-            format!("none yet{builder}"),
-            "make one: `wharf image build images/base`",
-        ),
+        Ok(images) if images.is_empty() => {
+            Finding::warn(AREA, format!("none yet{builder}"), "make one: `wharf image build images/base`")
+        }
         Ok(images) => {
             let missing = !images.iter().any(|i| i.image.name == s.sessions.default_image);
             let names: Vec<_> = images.iter().map(|i| i.image.name.to_string()).collect();
@@ -125,7 +130,9 @@ fn images(s: &Settings) -> Finding {
                 Finding::ok(AREA, format!("{}{builder}", names.join(", ")))
             }
         }
-        Err(_) if UnixStream::connect(s.jailer_socket()).is_err() => Finding::ok(AREA, format!("the jailer is not running, so not asked{builder}")),
+        Err(_) if UnixStream::connect(s.jailer_socket()).is_err() => {
+            Finding::ok(AREA, format!("the jailer is not running, so not asked{builder}"))
+        }
         Err(error) => Finding::warn(AREA, format!("{error:#}"), "ask again as root"),
     }
 }
@@ -140,14 +147,18 @@ fn database(s: &Settings) -> Finding {
             Some(at) if TcpStream::connect_timeout(&at, Duration::from_secs(2)).is_ok() => {
                 Finding::ok(AREA, format!("your own at {address} takes connections"))
             }
-            _ => Finding::fail(AREA, format!("{address} takes no connection"), "start it, or correct database_url"),
+            _ => Finding::fail(
+                AREA,
+                format!("{address} takes no connection"),
+                "start it, or correct database_url",
+            ),
         };
     }
-    match wharf_store::Cluster::find_binaries() {
-        Some(dir) => Finding::ok(AREA, format!("private, with the programs in {}", dir.display())),
-        None => Finding::fail(
+    match wharf_store::cluster::find_programs() {
+        Ok(dir) => Finding::ok(AREA, format!("private, with the programs in {}", dir.display())),
+        Err(error) => Finding::fail(
             AREA,
-            "no server programs found",
+            error.to_string(),
             "apt install postgresql, or set database_url to a server of your own",
         ),
     }
@@ -175,7 +186,9 @@ fn server(listen: SocketAddr) -> Finding {
         return Finding::ok(AREA, format!("{listen} is free"));
     }
     match readyz(listen) {
-        Some(status) if status.contains("200") => Finding::ok(AREA, format!("wharf answers at {listen} and is ready")),
+        Some(status) if status.contains("200") => {
+            Finding::ok(AREA, format!("wharf answers at {listen} and is ready"))
+        }
         Some(status) => Finding::fail(
             AREA,
             format!("what answers at {listen} is not ready ({status})"),
@@ -204,7 +217,11 @@ fn clock() -> Finding {
     let now = wharf_ports::clock::SystemClock.now();
     let year: u32 = now.to_string()[..4].parse().unwrap_or_default();
     if year < 2025 {
-        return Finding::fail("clock", format!("says {now}"), "set it: apt install systemd-timesyncd, or `date -s`");
+        return Finding::fail(
+            "clock",
+            format!("says {now}"),
+            "set it: apt install systemd-timesyncd, or `date -s`",
+        );
     }
     Finding::ok("clock", now.to_string())
 }
@@ -219,12 +236,18 @@ fn disk(data_dir: &Path) -> Vec<Finding> {
     let seen = format!("{free_mib} MiB free below {}", existing.display());
     let space = match free_mib {
         0..512 => Finding::fail(AREA, seen, "free some space, or move data_dir to a larger disk"),
-        512..4096 => Finding::warn(AREA, seen, "sessions and snapshots need room: free some, or move data_dir"),
+        512..4096 => {
+            Finding::warn(AREA, seen, "sessions and snapshots need room: free some, or move data_dir")
+        }
         _ => Finding::ok(AREA, seen),
     };
     let mut found = vec![space];
     if fs.f_files > 0 && fs.f_favail * 20 < fs.f_files {
-        found.push(Finding::warn(AREA, format!("{} inodes left", fs.f_favail), "delete files, or move data_dir"));
+        found.push(Finding::warn(
+            AREA,
+            format!("{} inodes left", fs.f_favail),
+            "delete files, or move data_dir",
+        ));
     }
     found
 }

@@ -29,6 +29,7 @@ fn a_dynamic_program_is_told_from_a_static_one() {
 #[test]
 fn a_failure_stands_out_and_says_what_to_do() {
     let out = Out::fixed(Format::Table, None, wharf_cli::output::now);
-    let shown = out.list_text(&[Finding::ok("clock", "fine"), Finding::fail("disk", "full", "free some")]).unwrap();
+    let shown =
+        out.list_text(&[Finding::ok("clock", "fine"), Finding::fail("disk", "full", "free some")]).unwrap();
     assert!(shown.contains("FAIL") && shown.contains("free some"), "{shown}");
 }

@@ -11,7 +11,8 @@ use crate::up::{Account, Report, Reporter, enter};
 /// Started by the keeper.
 pub fn child() -> Result<()> {
     let settings = enter()?;
-    let result = Account::find_or_make(&settings).and_then(|account| run(&settings, &account, &Reporter::Keeper));
+    let result =
+        Account::find_or_make(&settings).and_then(|account| run(&settings, &account, &Reporter::Keeper));
     if let Err(error) = &result {
         Reporter::Keeper.send(&Report::Failed { reason: format!("{error:#}") })?;
     }

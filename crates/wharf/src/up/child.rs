@@ -93,7 +93,10 @@ pub fn hand_out_password(name: &str, password: &str, file: &std::path::Path) -> 
         .with_context(|| format!("cannot keep the first password in {}", file.display()))?;
     writeln!(out, "{password}")?;
     out.sync_all()?;
-    println!("first administrator: {name}\npassword: in {} (delete the file once it is changed)", file.display());
+    println!(
+        "first administrator: {name}\npassword: in {} (delete the file once it is changed)",
+        file.display()
+    );
     Ok(())
 }
 
@@ -107,8 +110,8 @@ pub fn handover(settings: &Settings) -> Result<Vec<u8>> {
 pub fn enter() -> Result<Settings> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes)?;
-    let handover: Handover =
-        serde_json::from_slice(&bytes).context("this is started by `wharf up`, which hands it its settings")?;
+    let handover: Handover = serde_json::from_slice(&bytes)
+        .context("this is started by `wharf up`, which hands it its settings")?;
     let settings = take_over(&serde_json::to_vec(&handover.settings)?)?;
     set_parent_process_death_signal(Some(Signal::TERM))?;
     let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);

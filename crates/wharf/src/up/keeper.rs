@@ -86,7 +86,14 @@ pub fn run(settings: &Settings, account: &Account) -> Result<()> {
         .collect();
         let kept = parts
             .iter()
-            .map(|part| Kept { part: *part, pid: None, since: begun, pause: PAUSE, ready: false, ever_ready: false })
+            .map(|part| Kept {
+                part: *part,
+                pid: None,
+                since: begun,
+                pause: PAUSE,
+                ready: false,
+                ever_ready: false,
+            })
             .collect();
         let mut keeper =
             Keeper { settings, account, kept, news: tx, begun, said_ready: false, stopping: false };
@@ -173,7 +180,12 @@ impl Keeper<'_> {
         }
         let pause = kept.pause;
         kept.pause = (pause * 2).min(LONGEST_PAUSE);
-        tracing::warn!(part = part.argument(), status, pause_ms = pause.as_millis() as u64, "died; starting it again");
+        tracing::warn!(
+            part = part.argument(),
+            status,
+            pause_ms = pause.as_millis() as u64,
+            "died; starting it again"
+        );
         let news = self.news.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -186,7 +198,8 @@ impl Keeper<'_> {
         if self.stopping {
             return Ok(());
         }
-        let mut child = self.command(part)?.spawn().with_context(|| format!("cannot start the {}", part.argument()))?;
+        let mut child =
+            self.command(part)?.spawn().with_context(|| format!("cannot start the {}", part.argument()))?;
         let kept = self.of(part);
         kept.pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         kept.since = Instant::now();

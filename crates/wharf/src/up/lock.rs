@@ -38,7 +38,10 @@ impl Lock {
             match Self::attempt(&path)? {
                 Ok(lock) => return Ok(lock),
                 Err(pid) if Instant::now() >= deadline => {
-                    bail!("the control plane before this one (pid {pid}) has not ended in {}s", limit.as_secs())
+                    bail!(
+                        "the control plane before this one (pid {pid}) has not ended in {}s",
+                        limit.as_secs()
+                    )
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }

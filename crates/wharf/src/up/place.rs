@@ -26,11 +26,20 @@ impl Account {
             return Ok(account);
         }
         let made = Command::new("useradd")
-            .args(["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", "--home-dir"])
+            .args([
+                "--system",
+                "--user-group",
+                "--no-create-home",
+                "--shell",
+                "/usr/sbin/nologin",
+                "--home-dir",
+            ])
             .arg(&settings.data_dir)
             .arg(&settings.user)
             .output()
-            .context("cannot run useradd; install it (Debian: passwd) or name an existing user with `user`")?;
+            .context(
+                "cannot run useradd; install it (Debian: passwd) or name an existing user with `user`",
+            )?;
         match Self::find(&settings.user)? {
             Some(account) => Ok(account),
             None => bail!(
@@ -57,12 +66,15 @@ impl Account {
 }
 
 pub fn user_name() -> String {
-    User::from_uid(Uid::current()).ok().flatten().map_or_else(|| format!("uid {}", Uid::current()), |u| u.name)
+    User::from_uid(Uid::current())
+        .ok()
+        .flatten()
+        .map_or_else(|| format!("uid {}", Uid::current()), |u| u.name)
 }
 
 /// What is missing so fundamentally that starting children would only blur the message.
 pub fn check_machine(settings: &Settings) -> Result<()> {
-    if settings.database_url.is_none() && wharf_store::Cluster::find_binaries().is_none() {
+    if settings.database_url.is_none() && wharf_store::cluster::find_programs().is_err() {
         bail!(
             "PostgreSQL's server programs were not found: install them (Debian: apt install postgresql) or set database_url"
         );
@@ -81,7 +93,9 @@ pub fn make_directories(settings: &Settings, control: Option<&Account>) -> Resul
         make(&settings.jail_dir(), 0o700, None)?;
     }
     if control.is_some() || !root {
-        for dir in [settings.postgres_dir(), settings.keys_dir(), settings.spool_dir(), settings.control_run_dir()] {
+        for dir in
+            [settings.postgres_dir(), settings.keys_dir(), settings.spool_dir(), settings.control_run_dir()]
+        {
             make(&dir, 0o700, control)?;
         }
         reachable(&settings.data_dir, control)?;
