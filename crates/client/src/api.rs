@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_wire::api;
 
-pub use auth::AuthApi;
+pub use auth::{AuthApi, Pair};
 pub use files::{FileTarget, FilesApi};
 pub use session::SessionApi;
 pub use space::{AuditApi, SpaceApi};

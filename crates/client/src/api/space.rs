@@ -43,6 +43,21 @@ impl SpaceApi {
         Crud::new(self.client.clone(), ["spaces", &self.name, "images"])
     }
 
+    /// Makes an image from the archive of a root filesystem, sent while it is read.
+    pub async fn import_image(
+        &self,
+        name: &wharf_domain::Name,
+        archive: reqwest::Body,
+        length: Option<u64>,
+    ) -> Result<api::Image> {
+        self.client
+            .call(Method::POST, ["spaces", &self.name, "images"])
+            .query("name", name)
+            .stream("application/x-tar", archive, length)
+            .send_json()
+            .await
+    }
+
     pub fn sessions(&self) -> Crud<api::Session, api::CreateSession, api::PatchSession> {
         Crud::new(self.client.clone(), ["spaces", &self.name, "sessions"])
     }

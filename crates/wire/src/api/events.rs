@@ -61,6 +61,7 @@ pub enum Change {
 
 /// One change of a watched list. Over SSE `id:` is `resource_version` and `event:` is `type`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 pub struct WatchEvent<T> {
     /// What happened to it.
     #[serde(rename = "type")]

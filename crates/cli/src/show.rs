@@ -1,0 +1,338 @@
+//! How each thing of the API looks as a row.
+
+use wharf_domain::Time;
+use wharf_domain::session::{State, TurnState};
+use wharf_wire::api;
+
+use crate::output::format::{age, bytes, cores, mib};
+use crate::output::{Cell, Show, Style};
+
+fn aged(at: Time, now: Time) -> Cell {
+    Cell::styled(age(at, now), Style::Dim)
+}
+
+fn state(state: State) -> Cell {
+    let style = match state {
+        State::Idle => Style::Good,
+        State::Init | State::Busy => Style::Busy,
+        State::Closed => Style::Dim,
+        State::Error => Style::Bad,
+    };
+    Cell::styled(state.as_str(), style)
+}
+
+pub fn labels(labels: &wharf_domain::Labels) -> Cell {
+    let text: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    if text.is_empty() { Cell::styled("-", Style::Dim) } else { Cell::new(text.join(",")) }
+}
+
+fn yes_no(yes: bool) -> Cell {
+    Cell::new(if yes { "yes" } else { "no" })
+}
+
+impl Show for api::Session {
+    const HEAD: &'static [&'static str] =
+        &["NAME", "STATE", "IMAGE", "CPU", "MEMORY", "DISK", "USED", "AGE", "REASON"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            state(self.state),
+            Cell::new(&self.image.name),
+            Cell::new(cores(u64::from(self.resources.cpu_millis))),
+            Cell::new(mib(u64::from(self.resources.memory_mib))),
+            Cell::new(mib(u64::from(self.resources.disk_mib))),
+            self.last_used_at.map_or(Cell::styled("-", Style::Dim), |t| aged(t, now)),
+            aged(self.created_at, now),
+            Cell::opt(self.state_reason.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Space {
+    const HEAD: &'static [&'static str] = &["NAME", "LABELS", "SESSIONS MAX", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            labels(&self.labels),
+            Cell::opt(self.quotas.sessions),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Secret {
+    const HEAD: &'static [&'static str] = &["NAME", "VERSION", "UPDATED", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(self.version),
+            aged(self.updated_at, now),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Image {
+    const HEAD: &'static [&'static str] = &["NAME", "SIZE", "RUNTIME", "DIGEST", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(bytes(self.size_bytes)),
+            Cell::new(&self.runtime),
+            Cell::new(self.digest.get(..12).unwrap_or(&self.digest)),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Snapshot {
+    const HEAD: &'static [&'static str] = &["NAME", "ID", "STATE", "SIZE", "STALL", "LOG", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let style = match self.state {
+            api::SnapshotState::Pending => Style::Busy,
+            api::SnapshotState::Ready => Style::Good,
+            api::SnapshotState::Failed => Style::Bad,
+        };
+        vec![
+            Cell::new(&self.name),
+            Cell::new(self.id),
+            Cell::styled(word(&self.state), style),
+            Cell::opt(self.size_bytes.map(bytes)),
+            Cell::opt(self.stall_micros.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
+            Cell::new(self.seq),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+/// An enum of the API as it is written there.
+pub fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(s)) => s,
+        _ => "?".to_owned(),
+    }
+}
+
+/// The text of a message, blocks that are no text named.
+pub fn said(content: &[api::AnyBlock]) -> String {
+    let parts: Vec<String> = content
+        .iter()
+        .map(|b| b.as_text().map_or_else(|| format!("[{}]", b.kind()), str::to_owned))
+        .collect();
+    parts.join("\n")
+}
+
+impl Show for api::Message {
+    const HEAD: &'static [&'static str] = &["SEQ", "ROLE", "STATE", "AGE", "TEXT"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let style = match self.state {
+            TurnState::Done => Style::Good,
+            TurnState::Queued | TurnState::Running => Style::Busy,
+            TurnState::Failed => Style::Bad,
+            TurnState::Cancelled => Style::Dim,
+        };
+        vec![
+            Cell::new(self.seq),
+            Cell::new(word(&self.role)),
+            Cell::styled(self.state.as_str(), style),
+            aged(self.created_at, now),
+            Cell::new(said(&self.content).trim_end()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.seq.to_string()
+    }
+}
+
+impl Show for api::Process {
+    const HEAD: &'static [&'static str] =
+        &["ID", "PID", "STATE", "EXIT", "USER", "STDOUT", "STDERR", "AGE", "COMMAND"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(self.id),
+            Cell::new(self.pid),
+            Cell::new(word(&self.state)),
+            Cell::opt(self.exit_code.map(|c| c.to_string()).or(self.signal.map(|s| format!("signal {s}")))),
+            Cell::new(&self.user),
+            Cell::new(bytes(self.stdout_bytes)),
+            Cell::new(bytes(self.stderr_bytes)),
+            aged(self.started_at, now),
+            Cell::new(self.argv.join(" ")),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+impl Show for api::FileInfo {
+    const HEAD: &'static [&'static str] = &["MODE", "OWNER", "SIZE", "CHANGED", "NAME"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let (mark, style) = match self.kind {
+            api::FileKind::Directory => ("/".to_owned(), Style::Busy),
+            api::FileKind::Symlink => {
+                (self.target.as_ref().map_or(String::new(), |t| format!(" -> {t}")), Style::Dim)
+            }
+            _ => (String::new(), Style::Plain),
+        };
+        vec![
+            Cell::new(&self.mode),
+            Cell::new(format!("{}:{}", self.uid, self.gid)),
+            if self.kind == api::FileKind::File {
+                Cell::new(bytes(self.size_bytes))
+            } else {
+                Cell::styled("-", Style::Dim)
+            },
+            aged(self.modified_at, now),
+            Cell::styled(format!("{}{mark}", self.name), style),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl Show for api::User {
+    const HEAD: &'static [&'static str] = &["NAME", "DISPLAY NAME", "DISABLED", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.display_name),
+            yes_no(self.disabled),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::ServiceAccount {
+    const HEAD: &'static [&'static str] = &["NAME", "DESCRIPTION", "DISABLED", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.description),
+            yes_no(self.disabled),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::ApiToken {
+    const HEAD: &'static [&'static str] = &["NAME", "NARROWED", "EXPIRES", "LAST USED", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let expires = match self.expires_at {
+            at if at <= now => Cell::styled("expired", Style::Bad),
+            at => Cell::new(format!("in {}", age(now, at))),
+        };
+        vec![
+            Cell::new(&self.name),
+            yes_no(self.rules.is_some()),
+            expires,
+            self.last_used_at.map_or(Cell::styled("never", Style::Dim), |t| aged(t, now)),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+/// A rule as `verbs on resources [named names]`.
+pub fn rule(rule: &wharf_domain::rbac::Rule) -> String {
+    let names = if rule.names.is_empty() { String::new() } else { format!(":{}", rule.names.join(",")) };
+    format!("{}:{}{names}", rule.verbs.join(","), rule.resources.join(","))
+}
+
+impl Show for api::Role {
+    const HEAD: &'static [&'static str] = &["NAME", "BUILT IN", "AGE", "RULES"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            yes_no(self.built_in),
+            aged(self.created_at, now),
+            Cell::new(self.rules.iter().map(rule).collect::<Vec<_>>().join("; ")),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::RoleBinding {
+    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "PRINCIPAL", "SPACE", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.role),
+            Cell::new(&self.principal),
+            self.space.as_ref().map_or(Cell::styled("everywhere", Style::Dim), Cell::new),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::AuditEntry {
+    const HEAD: &'static [&'static str] =
+        &["AT", "PRINCIPAL", "VERB", "RESOURCE", "NAME", "SPACE", "OUTCOME", "ADDRESS"];
+    fn row(&self, _: Time) -> Vec<Cell> {
+        let style = match self.outcome {
+            api::AuditOutcome::Allowed => Style::Good,
+            api::AuditOutcome::Denied | api::AuditOutcome::Failed => Style::Bad,
+        };
+        let principal = match &self.impersonator {
+            Some(by) => format!("{} (by {by})", self.principal),
+            None => self.principal.clone(),
+        };
+        vec![
+            Cell::new(self.at),
+            Cell::new(principal),
+            Cell::new(&self.verb),
+            Cell::new(&self.resource),
+            Cell::opt(self.name.as_ref()),
+            Cell::opt(self.space.as_ref()),
+            Cell::styled(word(&self.outcome), style),
+            Cell::opt(self.address.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+impl Show for api::SpaceEvent {
+    const HEAD: &'static [&'static str] = &["AT", "TYPE", "RESOURCE", "NAME"];
+    fn row(&self, _: Time) -> Vec<Cell> {
+        vec![
+            Cell::styled(self.at, Style::Dim),
+            Cell::new(&self.kind),
+            Cell::new(&self.resource),
+            Cell::new(self.name.clone().unwrap_or_else(|| self.id.clone())),
+        ]
+    }
+    fn name(&self) -> String {
+        self.cursor.clone()
+    }
+}
