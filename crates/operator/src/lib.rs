@@ -1,1 +1,20 @@
+//! The operator role: makes sessions what they are wanted to be.
+//!
+//! [`Operator`] reconciles (claim a lease, [`wharf_domain::plan::plan`], do the steps) and drives turns; [`chainer`]
+//! chains the audit log. It decides nothing of its own: what is wanted stands in the tables, what to do next says the
+//! plan. It speaks to computers through the runtime and the host alone.
 
+mod around;
+pub mod chainer;
+mod driver;
+pub mod host;
+mod http;
+mod operator;
+mod reconcile;
+mod slot;
+mod steps;
+mod timers;
+
+pub use host::HostPort;
+pub use http::HttpHost;
+pub use operator::{Operator, Settings};

@@ -8,7 +8,7 @@
 //! way. A token that is given out twice would need the database to crash within its write-out delay *and* the first
 //! holder to survive it without its connection breaking, which it does not.
 
-mod leftovers;
+pub(crate) mod leftovers;
 mod load;
 mod snapshots;
 mod step;

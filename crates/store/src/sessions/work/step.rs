@@ -130,6 +130,37 @@ impl Work {
         self.fenced(task, "update sessions set volume_made = true where id = $1 and lease_token = $2").await
     }
 
+    /// Writes an event into the session's log.
+    pub async fn say(&self, task: &Task, kind: &'static str, data: &serde_json::Value) -> Result<(), Error> {
+        let seq: Option<i64> = sqlx::query_scalar(
+            "select session_say($1, $3, null, $4::text::json, $5)
+             where exists (select from sessions where id = $1 and lease_token = $2)",
+        )
+        .bind(task.id().uuid())
+        .bind(task.token)
+        .bind(kind)
+        .bind(crate::sessions::create::text(data)?)
+        .bind(self.store.now().to_utc())
+        .fetch_optional(self.store.pool())
+        .await
+        .or_domain()?;
+        seq.ok_or_else(|| lost(task.id()))?;
+        self.store.wake(Topic::SessionLog(task.id()));
+        Ok(())
+    }
+
+    /// Whether the session is still wanted running, and ours.
+    pub async fn still_running(&self, task: &Task) -> Result<bool, Error> {
+        sqlx::query_scalar(
+            "select exists (select from sessions where id = $1 and lease_token = $2 and desired = 'running')",
+        )
+        .bind(task.id().uuid())
+        .bind(task.token)
+        .fetch_one(self.store.pool())
+        .await
+        .or_domain()
+    }
+
     async fn fenced(&self, task: &Task, sql: &'static str) -> Result<(), Error> {
         let done = sqlx::query(sql)
             .bind(task.id().uuid())

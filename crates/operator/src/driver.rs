@@ -1,0 +1,311 @@
+//! Drives one turn: sends the message to the host, appends what it says to the log, ends the turn once.
+//!
+//! What arrives while a commit is in flight goes into the next one, so a talkative agent costs one commit a round trip,
+//! not one an event. The driver ends the turn or reports that it could not; it starts and stops no computer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use wharf_domain::plan::Ending;
+use wharf_domain::session::TurnState;
+use wharf_domain::{Code, Error};
+use wharf_store::sessions::SessionRow;
+use wharf_store::sessions::work::{Append, Entry, TurnResult, TurnWork, Work};
+use wharf_wire::host::turn::{AgentKind, AgentSpec, Block, Done, Outcome, PastMessage, Reason, Said};
+use wharf_wire::host::turn::{TurnEvent, TurnMessage, TurnRequest};
+
+use crate::host::{Events, HostFault, HostPort};
+
+/// Events read ahead of the commit in flight. Beyond this the host waits.
+const AHEAD: usize = 512;
+/// How long a host may take to end a turn it was told to end.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// History given to agents that may ask for it.
+const HISTORY_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How driving ended.
+#[derive(Debug)]
+pub enum Driven {
+    /// The turn is ended in the tables.
+    Ended,
+    /// The turn is ended in the tables, but its host did not obey: the computer cannot be trusted with another.
+    Stuck,
+    /// The host is gone; the turn still runs as far as the tables know.
+    HostLost(String),
+    /// The tables refused: another operator has it, or the database is away.
+    Store(Error),
+}
+
+/// What a driver works with.
+pub struct Drive<'a> {
+    pub work: &'a Work,
+    pub host: &'a dyn HostPort,
+    pub socket: PathBuf,
+    pub session: &'a SessionRow,
+    pub turn: TurnWork,
+    /// Set by the reconciler when the turn shall end.
+    pub ending: watch::Receiver<Option<Ending>>,
+}
+
+impl Drive<'_> {
+    pub async fn run(mut self) -> Driven {
+        match self.try_run().await {
+            Ok(driven) => driven,
+            Err(Trouble::Host(HostFault::Away(why))) => Driven::HostLost(why),
+            Err(Trouble::Host(HostFault::Refused { code, detail })) => {
+                let result = TurnResult::failed("refused", Some(format!("{code}: {detail}")));
+                self.end(&result).await.map_or_else(Driven::Store, |()| Driven::Ended)
+            }
+            Err(Trouble::Store(error)) => Driven::Store(error),
+        }
+    }
+
+    async fn try_run(&mut self) -> Result<Driven, Trouble> {
+        let request = self.request().await?;
+        let events = self.start(&request).await?;
+        let (tx, mut rx) = mpsc::channel(AHEAD);
+        let reader = tokio::spawn(read(events, tx));
+        let result = self.follow(&mut rx).await;
+        reader.abort();
+        result
+    }
+
+    async fn start(&self, request: &TurnRequest) -> Result<Events, HostFault> {
+        let after = self.turn.host_events;
+        match self.host.turn(&self.socket, request, after).await {
+            // Another turn still runs there: its cancel got lost with an operator.
+            Err(HostFault::Refused { code: Code::InProgress | Code::InvalidState | Code::InUse, .. }) => {
+                self.host.cancel_others(&self.socket, self.turn.turn).await?;
+                self.host.turn(&self.socket, request, after).await
+            }
+            other => other,
+        }
+    }
+
+    async fn follow(&mut self, rx: &mut mpsc::Receiver<Result<TurnEvent, HostFault>>) -> Result<Driven, Trouble> {
+        let mut batch = Vec::new();
+        let mut give_up: Option<(Instant, Ending)> = None;
+        let mut watching = true;
+        loop {
+            let patience = give_up.as_ref().map(|(at, _)| *at);
+            tokio::select! {
+                n = rx.recv_many(&mut batch, AHEAD) => {
+                    if n == 0 {
+                        return Err(Trouble::Host(HostFault::Away("the stream of events ended early".into())));
+                    }
+                    if self.take(&mut batch, give_up.as_ref().map(|(_, e)| e)).await? {
+                        return Ok(Driven::Ended);
+                    }
+                }
+                changed = self.ending.changed(), if watching => {
+                    watching = changed.is_ok();
+                    let ending = self.ending.borrow_and_update().clone();
+                    if let (Some(ending), None) = (ending, &give_up) {
+                        give_up = Some((Instant::now() + CANCEL_GRACE, ending));
+                        // A host that cannot be told is as deaf as one that does not obey.
+                        let told = tokio::time::timeout(CANCEL_GRACE, self.host.cancel(&self.socket, self.turn.turn));
+                        if let Ok(Err(HostFault::Away(why))) = told.await {
+                            tracing::debug!(turn = %self.turn.turn, why, "the host could not be told to end the turn");
+                        }
+                    }
+                }
+                () = until(patience) => {
+                    let ending = give_up.take().map(|(_, e)| e);
+                    self.end(&ended_by(ending.as_ref())).await?;
+                    return Ok(Driven::Stuck);
+                }
+            }
+        }
+    }
+
+    /// Appends a batch. True when the turn ended with it.
+    async fn take(
+        &mut self,
+        batch: &mut Vec<Result<TurnEvent, HostFault>>,
+        ending: Option<&Ending>,
+    ) -> Result<bool, Trouble> {
+        let mut said = Vec::with_capacity(batch.len());
+        let (after, mut last, mut done, mut fault) = (self.turn.host_events, self.turn.host_events, None, None);
+        for event in batch.drain(..) {
+            match event {
+                // Repeats of what is in the log already.
+                Ok(event) if event.n <= last => {}
+                Ok(event) => {
+                    last = event.n;
+                    match event.said {
+                        Said::Done(d) => done = Some(d),
+                        other => said.extend(entry(other)),
+                    }
+                }
+                Err(e) => fault = Some(e),
+            }
+        }
+        if let Some(done) = done {
+            let result = ended(done, ending);
+            self.work.finish_turn(&self.turn, after, last, &said, &result).await?;
+            return Ok(true);
+        }
+        if last > after {
+            self.work.append(&self.turn, after, last, &said).await?;
+            self.turn.host_events = last;
+        }
+        fault.map_or(Ok(false), |e| Err(Trouble::Host(e)))
+    }
+
+    async fn end(&self, result: &TurnResult) -> Result<(), Error> {
+        let t = &self.turn;
+        self.work.end_turn(t.session, t.space, t.token, t.turn, result).await
+    }
+
+    async fn request(&self) -> Result<TurnRequest, Trouble> {
+        let agent = agent_spec(&self.session.agent)?;
+        let history = match agent.kind {
+            AgentKind::Shell => Vec::new(),
+            AgentKind::Command => self.history().await?,
+        };
+        Ok(TurnRequest {
+            turn: self.turn.turn,
+            agent,
+            message: TurnMessage { seq: self.turn.seq, content: blocks(&self.turn.content)? },
+            history,
+            // The reconciler ends a turn at its deadline; the host's own limit is the net below that.
+            timeout_seconds: Some(self.session.turn_timeout_seconds.saturating_add(60)),
+        })
+    }
+
+    async fn history(&self) -> Result<Vec<PastMessage>, Trouble> {
+        let rows = self.work.history(self.turn.session, self.turn.seq, HISTORY_BYTES).await?;
+        rows.into_iter()
+            .map(|m| {
+                Ok(PastMessage {
+                    seq: m.seq,
+                    role: m.role.as_str().to_owned(),
+                    agent: m.agent,
+                    content: blocks(&m.content)?,
+                })
+            })
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+enum Trouble {
+    Host(HostFault),
+    Store(Error),
+}
+
+impl From<HostFault> for Trouble {
+    fn from(e: HostFault) -> Self {
+        Self::Host(e)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Self {
+        Self::Store(e)
+    }
+}
+
+async fn read(mut events: Events, tx: mpsc::Sender<Result<TurnEvent, HostFault>>) {
+    while let Some(event) = events.next().await {
+        let last = !matches!(&event, Ok(e) if !matches!(e.said, Said::Done(_)));
+        if tx.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The agent a session row speaks of.
+pub fn agent_spec(agent: &Value) -> Result<AgentSpec, Error> {
+    let entry = agent.get("argv").and_then(Value::as_array).map_or_else(Vec::new, |argv| {
+        argv.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    });
+    match agent.get("kind").and_then(Value::as_str) {
+        Some("shell") => Ok(AgentSpec::shell()),
+        Some("command") => {
+            Ok(AgentSpec { name: "command".into(), kind: AgentKind::Command, entry, ..AgentSpec::shell() })
+        }
+        other => Err(Error::internal(format!("an agent of kind {other:?} in the database"))),
+    }
+}
+
+fn blocks(content: &Value) -> Result<Vec<Block>, Error> {
+    serde_json::from_value(content.clone()).map_err(Error::internal)
+}
+
+/// What the host said, as the log keeps it.
+fn entry(said: Said) -> Option<Append> {
+    let plain = |kind, data| Some(Append { kind, data, message: None });
+    match said {
+        // The claim has written it.
+        Said::Started { .. } | Said::Done(_) => None,
+        Said::Output { stream, offset, piece } => {
+            let mut data = json!({"stream": stream, "offset": offset});
+            if let (Value::Object(to), Ok(Value::Object(from))) = (&mut data, serde_json::to_value(piece)) {
+                to.extend(from);
+            }
+            plain("turn.output", data)
+        }
+        Said::OutputCut { stream, offset } => {
+            plain("turn.output", json!({"stream": stream, "offset": offset, "cut": true}))
+        }
+        Said::Text { text } => plain("turn.delta", json!({"text": text})),
+        Said::Message { content } => Some(Append {
+            kind: "message.created",
+            data: json!({"role": "agent"}),
+            message: Some(Entry { agent: None, content: json!(content) }),
+        }),
+        Said::Event { name, data } => match name.as_str() {
+            "tool_use" => plain("turn.tool_use", data),
+            "tool_result" => plain("turn.tool_result", data),
+            _ => plain("turn.log", json!({"name": name, "data": data})),
+        },
+    }
+}
+
+fn ended_by(ending: Option<&Ending>) -> TurnResult {
+    match ending {
+        Some(Ending::Failed(reason)) => TurnResult::failed(reason, None),
+        Some(Ending::Cancelled(reason)) => TurnResult::cancelled(reason),
+        None => TurnResult::cancelled("cancelled"),
+    }
+}
+
+/// A turn that ended by itself keeps its result, even when somebody had asked for its end meanwhile.
+fn ended(done: Done, ending: Option<&Ending>) -> TurnResult {
+    let usage = done.usage.and_then(|u| serde_json::to_value(u).ok());
+    let (state, reason) = match (done.outcome, ending) {
+        (Outcome::Done, _) => (TurnState::Done, None),
+        (Outcome::Cancelled, asked) => {
+            let by = ended_by(asked);
+            (by.state, by.reason)
+        }
+        (Outcome::Failed, _) => (TurnState::Failed, done.reason.map(reason)),
+    };
+    TurnResult { state, reason, detail: done.detail, exit_code: done.exit_code, is_error: done.is_error, usage }
+}
+
+fn reason(r: Reason) -> String {
+    match r {
+        Reason::Timeout => "turn_timeout",
+        Reason::Cancelled => "cancelled",
+        Reason::Interrupted => "interrupted",
+        Reason::AgentStart => "agent_start",
+        Reason::AgentExited => "agent_exited",
+        Reason::AgentProtocol => "agent_protocol",
+        Reason::AgentError => "agent_error",
+        Reason::Internal => "host_error",
+    }
+    .to_owned()
+}
