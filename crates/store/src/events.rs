@@ -141,6 +141,11 @@ impl Store {
 }
 
 impl Scope {
+    /// Allows reading the space's events, or answers 403.
+    pub async fn permit_events(&mut self) -> Result<(), Error> {
+        self.listing(Resource::Events, Verb::Watch).await.map(drop)
+    }
+
     /// Where a watcher that has just read this scope's lists begins: everything the scope can see is before it.
     pub async fn position(&mut self) -> Result<Position, Error> {
         let xmin: i64 = sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")

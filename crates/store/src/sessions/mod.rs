@@ -127,6 +127,11 @@ impl Sessions<'_> {
         self.0.allow_new::<SessionRow>(name.map(Name::as_str)).await
     }
 
+    /// Allows watching the list, or answers 403.
+    pub async fn allow_watch(&mut self) -> Result<(), Error> {
+        self.0.listing(Resource::Sessions, Verb::Watch).await.map(drop)
+    }
+
     pub async fn list(&mut self, filter: &SessionFilter, page: &PageRequest) -> Result<Page<SessionRow>, Error> {
         let seen = self.0.listing(Resource::Sessions, Verb::List).await?;
         let space = self.0.space()?.id.uuid();
