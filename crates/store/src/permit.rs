@@ -43,3 +43,17 @@ impl<R> New<R> {
         Permit::grant(Self(std::marker::PhantomData), Verb::Create)
     }
 }
+
+/// Whether judging a verb must hold the row until the scope ends, so that what is changed is what was judged.
+/// Readers do not hold it: they would wait for each other and write to the log.
+pub(crate) const fn changes(verb: Verb) -> bool {
+    !matches!(verb, Verb::Get | Verb::List | Verb::Watch | Verb::ReadValues | Verb::Impersonate | Verb::Exec)
+}
+
+/// The statement with its row lock where the verb changes the row.
+macro_rules! locked {
+    ($verb:expr, $lock:literal, $($part:expr),+ $(,)?) => {
+        if $crate::permit::changes($verb) { concat!($($part),+, $lock) } else { concat!($($part),+) }
+    };
+}
+pub(crate) use locked;

@@ -109,6 +109,12 @@ impl Scope {
         self.tx.as_deref_mut().ok_or_else(|| Error::internal("the scope ended with a denial"))
     }
 
+    /// Reserves (or releases) of the space's quotas in this transaction.
+    pub async fn reserve(&mut self, delta: crate::quota::Delta) -> Result<(), Error> {
+        let space = self.space()?.id;
+        crate::quota::reserve(self.tx()?, space, delta).await
+    }
+
     /// Notes what was done; written with the commit.
     pub fn audit(&mut self, verb: Verb, resource: Resource, id: Option<Uuid>, name: Option<&str>, detail: serde_json::Value) {
         let entry = self.entry(verb.as_str(), resource.as_str(), id, name, Outcome::Allowed, detail);

@@ -15,7 +15,7 @@ use wharf_domain::{Code, Error, Labels, Name, NameOrId, Plain, SecretId, SpaceId
 use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 use crate::system::System;
@@ -79,10 +79,12 @@ impl Secrets<'_> {
     pub async fn permit(&mut self, at: &NameOrId<SecretId>, verb: Verb) -> Result<Permit<Secret>, Error> {
         let space = self.0.space()?.id;
         let (id, named) = split(at);
-        let row = sqlx::query(concat!(
+        let row = sqlx::query(locked!(
+            verb,
+            " for no key update",
             "select ",
             columns!(),
-            " from secrets where space_id = $1 and (id = $2 or name = $3) for no key update"
+            " from secrets where space_id = $1 and (id = $2 or name = $3)"
         ))
         .bind(space.uuid())
         .bind(id)

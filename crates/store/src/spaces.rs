@@ -13,7 +13,7 @@ use wharf_domain::{Code, Error, Labels, Name, NameOrId, SpaceId, Time};
 use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope, SpaceRef};
 
 #[derive(Clone, Debug, Serialize)]
@@ -85,9 +85,14 @@ macro_rules! columns {
 
 impl Spaces<'_> {
     pub async fn permit(&mut self, space: &NameOrId<SpaceId>, verb: Verb) -> Result<Permit<Space>, Error> {
-        // Changing and deleting hold the row, so that what follows sees the version that was judged.
         let (id, name) = split(space);
-        let row = sqlx::query(concat!("select ", columns!(), " from spaces where id = $1 or name = $2 for no key update"))
+        let row = sqlx::query(locked!(
+            verb,
+            " for no key update",
+            "select ",
+            columns!(),
+            " from spaces where id = $1 or name = $2"
+        ))
             .bind(id)
             .bind(name)
             .fetch_optional(self.0.tx()?)
@@ -200,6 +205,7 @@ impl Spaces<'_> {
     /// `in_use`, naming what is left, unless the space is empty.
     pub async fn delete(&mut self, permit: &Permit<Space>, if_version: Option<i64>) -> Result<(), Error> {
         check_version(permit.resource_version, if_version)?;
+        crate::sessions::work::leftovers::purge_gone(self.0.tx()?, permit.id).await?;
         sqlx::query("delete from spaces where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
         self.note("deleted", Verb::Delete, permit.row(), json!({}))
     }

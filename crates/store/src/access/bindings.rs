@@ -15,7 +15,7 @@ use crate::access::cover;
 use crate::caller::PrincipalKind;
 use crate::error::OrDomain as _;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 
@@ -89,7 +89,7 @@ macro_rules! select {
 impl Bindings<'_> {
     pub async fn permit(&mut self, at: &NameOrId<BindingId>, verb: Verb) -> Result<Permit<Binding>, Error> {
         let (id, named) = split(at);
-        let row = sqlx::query(select!("where b.id = $1 or b.name = $2 for no key update of b"))
+        let row = sqlx::query(locked!(verb, " for no key update of b", select!("where b.id = $1 or b.name = $2")))
             .bind(id)
             .bind(named)
             .fetch_optional(self.0.tx()?)

@@ -15,7 +15,7 @@ use crate::access::{cover, login, password};
 use crate::caller::PrincipalKind;
 use crate::error::OrDomain as _;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 
@@ -122,10 +122,12 @@ macro_rules! columns {
 impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Principals<'_, K> {
     pub async fn permit(&mut self, at: &NameOrId<K::Id>, verb: Verb) -> Result<Permit<K>, Error> {
         let (id, named) = split(at);
-        let row = sqlx::query(concat!(
+        let row = sqlx::query(locked!(
+            verb,
+            " for no key update",
             "select ",
             columns!(),
-            " from principals where kind = $1 and (id = $2 or name = $3) for no key update"
+            " from principals where kind = $1 and (id = $2 or name = $3)"
         ))
         .bind(K::WORD)
         .bind(id)

@@ -12,7 +12,7 @@ use wharf_domain::{Code, Error, Labels, Name, NameOrId, RoleId, Time};
 use crate::access::cover;
 use crate::error::OrDomain as _;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 
@@ -70,10 +70,12 @@ macro_rules! columns {
 impl Roles<'_> {
     pub async fn permit(&mut self, at: &NameOrId<RoleId>, verb: Verb) -> Result<Permit<Role>, Error> {
         let (id, named) = split(at);
-        let row = sqlx::query(concat!(
+        let row = sqlx::query(locked!(
+            verb,
+            " for no key update",
             "select ",
             columns!(),
-            " from roles where id = $1 or name = $2 for no key update"
+            " from roles where id = $1 or name = $2"
         ))
         .bind(id)
         .bind(named)
