@@ -63,7 +63,9 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialKind {
     /// An access token of this login.
-    Access { family: Uuid },
+    Access {
+        family: Uuid,
+    },
     /// A short token by which someone acts as someone else.
     Impersonation,
     ApiToken(TokenId),
@@ -142,7 +144,9 @@ impl Caller {
         match (granted, names(subset.iter(), resource, verb)) {
             (Visible::Nothing, _) | (_, Visible::Nothing) => Visible::Nothing,
             (Visible::All, other) | (other, Visible::All) => other,
-            (Visible::Names(a), Visible::Names(b)) => Visible::Names(a.into_iter().filter(|n| b.contains(n)).collect()),
+            (Visible::Names(a), Visible::Names(b)) => {
+                Visible::Names(a.into_iter().filter(|n| b.contains(n)).collect())
+            }
         }
     }
 }
@@ -168,9 +172,15 @@ fn names<'a>(rules: impl Iterator<Item = &'a Rule>, resource: Resource, verb: Ve
 
 fn reaches_into_spaces(rule: &Rule) -> bool {
     let any_name = rule.names.first().map(String::as_str);
-    Resource::ALL.iter().filter(|r| r.spaced()).any(|r| Verb::ALL.iter().any(|v| rule.allows(*r, *v, any_name)))
+    Resource::ALL
+        .iter()
+        .filter(|r| r.spaced())
+        .any(|r| Verb::ALL.iter().any(|v| rule.allows(*r, *v, any_name)))
 }
 
 pub(crate) fn unauthenticated(why: &str) -> Error {
-    Error::new(Code::Unauthenticated, format!("{why}; log in or send a valid token as `Authorization: Bearer …`"))
+    Error::new(
+        Code::Unauthenticated,
+        format!("{why}; log in or send a valid token as `Authorization: Bearer …`"),
+    )
 }

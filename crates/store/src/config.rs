@@ -47,11 +47,12 @@ impl StoreConfig {
     /// As the application role: for everything else.
     pub(crate) fn app(&self, application: &str) -> Result<PgConnectOptions, Error> {
         let millis = self.statement_timeout.as_millis().to_string();
-        let options = self
-            .base(false)?
-            .application_name(application)
-            .statement_cache_capacity(512)
-            .options([("statement_timeout", millis.as_str()), ("idle_in_transaction_session_timeout", "60000"), ("jit", "off")]);
+        let options =
+            self.base(false)?.application_name(application).statement_cache_capacity(512).options([
+                ("statement_timeout", millis.as_str()),
+                ("idle_in_transaction_session_timeout", "60000"),
+                ("jit", "off"),
+            ]);
         Ok(match &self.database {
             Database::Url(_) => options.options([("role", "wharf_app")]),
             Database::Socket { .. } => options,
@@ -71,11 +72,13 @@ impl StoreConfig {
                     .field("database_url")
                 })
             }
-            Database::Socket { dir, port, name, owner: own, app } => Ok(PgConnectOptions::new_without_pgpass()
-                .socket(dir)
-                .port(*port)
-                .username(if owner { own } else { app })
-                .database(name)),
+            Database::Socket { dir, port, name, owner: own, app } => {
+                Ok(PgConnectOptions::new_without_pgpass()
+                    .socket(dir)
+                    .port(*port)
+                    .username(if owner { own } else { app })
+                    .database(name))
+            }
         }
     }
 }

@@ -20,8 +20,12 @@ impl<T> OrDomain<T> for Result<T, sqlx::Error> {
 /// Unique constraint → what is taken. Foreign key → what is missing or in use.
 fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
     Some(match name {
-        "principals_name" => (Code::AlreadyExists, "name", "there is already one of that name; choose another"),
-        "spaces_name" => (Code::AlreadyExists, "name", "there is already a space of that name; choose another"),
+        "principals_name" => {
+            (Code::AlreadyExists, "name", "there is already one of that name; choose another")
+        }
+        "spaces_name" => {
+            (Code::AlreadyExists, "name", "there is already a space of that name; choose another")
+        }
         "roles_name" => (Code::AlreadyExists, "name", "there is already a role of that name; choose another"),
         "role_bindings_name" => {
             (Code::AlreadyExists, "name", "there is already a role binding of that name; choose another")
@@ -44,7 +48,11 @@ fn away(db: &dyn DatabaseError) -> bool {
     // 08 connection, 57P01..3 shutdown and start, 53 out of resources, 40 serialisation and deadlock,
     // 57014 the statement's time limit.
     db.code().is_some_and(|c| {
-        c.starts_with("08") || c.starts_with("57P") || c.starts_with("53") || c.starts_with("40") || c == "57014"
+        c.starts_with("08")
+            || c.starts_with("57P")
+            || c.starts_with("53")
+            || c.starts_with("40")
+            || c == "57014"
     })
 }
 

@@ -33,8 +33,23 @@ pub struct Event {
 }
 
 impl Event {
-    pub fn new(kind: &str, resource: Resource, id: Uuid, name: Option<&str>, version: i64, data: serde_json::Value) -> Self {
-        Self { kind: kind.to_owned(), resource, id, name: name.map(str::to_owned), version, data, space: None }
+    pub fn new(
+        kind: &str,
+        resource: Resource,
+        id: Uuid,
+        name: Option<&str>,
+        version: i64,
+        data: serde_json::Value,
+    ) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            resource,
+            id,
+            name: name.map(str::to_owned),
+            version,
+            data,
+            space: None,
+        }
     }
 
     #[must_use]
@@ -61,9 +76,10 @@ impl std::str::FromStr for Position {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
         let parse = |t: &str| t.parse::<i64>().ok().filter(|n| *n >= 0);
-        s.split_once('-')
-            .and_then(|(t, n)| Some(Self { txid: parse(t)?, seq: parse(n)? }))
-            .ok_or_else(|| Error::new(Code::InvalidField, "that is not a position of this stream; start without one").field("after"))
+        s.split_once('-').and_then(|(t, n)| Some(Self { txid: parse(t)?, seq: parse(n)? })).ok_or_else(|| {
+            Error::new(Code::InvalidField, "that is not a position of this stream; start without one")
+                .field("after")
+        })
     }
 }
 
@@ -171,7 +187,12 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<EventRecord, sqlx::Error> {
 }
 
 /// Audit entries and events of one commit, in one statement.
-pub(crate) async fn write(conn: &mut PgConnection, audits: &[Entry], events: &[Event], now: Time) -> Result<(), Error> {
+pub(crate) async fn write(
+    conn: &mut PgConnection,
+    audits: &[Entry],
+    events: &[Event],
+    now: Time,
+) -> Result<(), Error> {
     let audits = serde_json::to_value(audits).map_err(Error::internal)?;
     let events: serde_json::Value = events
         .iter()

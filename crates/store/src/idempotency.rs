@@ -47,7 +47,11 @@ pub struct IdempotencyHandle {
 impl Store {
     /// Claims the key, or answers what was answered before. `409 idempotency_mismatch` for another body,
     /// `409 in_progress` while the first request still runs.
-    pub async fn idempotency_begin(&self, caller: &Caller, request: IdempotencyRequest<'_>) -> Result<Begin, Error> {
+    pub async fn idempotency_begin(
+        &self,
+        caller: &Caller,
+        request: IdempotencyRequest<'_>,
+    ) -> Result<Begin, Error> {
         if request.key.is_empty() || request.key.chars().count() > limits::IDEMPOTENCY_KEY_CHARS {
             return Err(Error::new(
                 Code::InvalidField,

@@ -20,7 +20,10 @@ pub(crate) async fn run(config: &StoreConfig, now: Time) -> Result<(), Error> {
     let mut conn = PgConnection::connect_with(&config.owner()?).await.or_domain()?;
     MIGRATOR.run(&mut conn).await.map_err(refuse)?;
     built_ins(&mut conn, now).await?;
-    sqlx::query("revoke insert, update, delete on _sqlx_migrations from wharf_app").execute(&mut conn).await.or_domain()?;
+    sqlx::query("revoke insert, update, delete on _sqlx_migrations from wharf_app")
+        .execute(&mut conn)
+        .await
+        .or_domain()?;
     // This month and the next: the chainer makes later ones while the program runs.
     sqlx::query("select audit_partition(($1::timestamptz + n * interval '1 month')::date) from generate_series(0, 1) n")
         .bind(now.to_utc())
@@ -56,11 +59,15 @@ fn refuse(error: MigrateError) -> Error {
     match error {
         MigrateError::VersionMissing(v) => Error::new(
             Code::Unsupported,
-            format!("the database has schema version {v}, which is newer than this program; run a newer wharf"),
+            format!(
+                "the database has schema version {v}, which is newer than this program; run a newer wharf"
+            ),
         ),
         MigrateError::VersionMismatch(v) => Error::new(
             Code::Unsupported,
-            format!("schema version {v} in the database is not the one this program knows; it comes from another build"),
+            format!(
+                "schema version {v} in the database is not the one this program knows; it comes from another build"
+            ),
         ),
         MigrateError::Execute(e) => from_sqlx(e),
         other => Error::internal(other),

@@ -79,7 +79,8 @@ impl PageRequest {
 
 fn decode(cursor: &str) -> Result<Uuid, Error> {
     B64.decode(cursor).ok().and_then(|b| Uuid::from_slice(&b).ok()).ok_or_else(|| {
-        Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one").field("cursor")
+        Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one")
+            .field("cursor")
     })
 }
 

@@ -54,7 +54,8 @@ pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Res
     .await
     .or_domain()?
     .ok_or_else(|| Error::not_found("space", space))?;
-    let quotas: Quotas = serde_json::from_value(row.try_get("quotas").or_domain()?).map_err(Error::internal)?;
+    let quotas: Quotas =
+        serde_json::from_value(row.try_get("quotas").or_domain()?).map_err(Error::internal)?;
     let lines = [
         ("sessions", quotas.sessions.map(u64::from), delta.sessions),
         ("running_sessions", quotas.running_sessions.map(u64::from), delta.running_sessions),

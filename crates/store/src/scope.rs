@@ -79,7 +79,9 @@ impl Scope {
                 Ok(self)
             }
             Some(s) => {
-                let e = self.denied(Resource::Spaces, Verb::Get, Some(s.id.uuid()), Some(s.name.as_str()), None).await;
+                let e = self
+                    .denied(Resource::Spaces, Verb::Get, Some(s.id.uuid()), Some(s.name.as_str()), None)
+                    .await;
                 Err(e.unwrap_or_else(|| Error::not_found("space", space)))
             }
             None => Err(Error::not_found("space", space)),
@@ -116,7 +118,14 @@ impl Scope {
     }
 
     /// Notes what was done; written with the commit.
-    pub fn audit(&mut self, verb: Verb, resource: Resource, id: Option<Uuid>, name: Option<&str>, detail: serde_json::Value) {
+    pub fn audit(
+        &mut self,
+        verb: Verb,
+        resource: Resource,
+        id: Option<Uuid>,
+        name: Option<&str>,
+        detail: serde_json::Value,
+    ) {
         let entry = self.entry(verb.as_str(), resource.as_str(), id, name, Outcome::Allowed, detail);
         self.audits.push(entry);
     }
@@ -222,7 +231,9 @@ impl Scope {
             .await
             .or_domain()?;
         if changed {
-            return Err(Error::internal("a change by a principal was about to be committed without an audit entry"));
+            return Err(Error::internal(
+                "a change by a principal was about to be committed without an audit entry",
+            ));
         }
         Ok(())
     }
@@ -238,7 +249,12 @@ impl Scope {
     }
 
     /// Judges a verb on a row that was looked for as `asked`.
-    pub(crate) async fn judge<R: Row>(&mut self, asked: &str, row: Option<R>, verb: Verb) -> Result<Permit<R>, Error> {
+    pub(crate) async fn judge<R: Row>(
+        &mut self,
+        asked: &str,
+        row: Option<R>,
+        verb: Verb,
+    ) -> Result<Permit<R>, Error> {
         let scope = self.space_id();
         let Some(row) = row else {
             let refused = !self.caller.may(scope, R::RESOURCE, Verb::Get, Some(asked))
@@ -258,7 +274,11 @@ impl Scope {
         if let Some(e) = self.denied(R::RESOURCE, verb, Some(row.uuid()), name.as_deref(), space).await {
             return Err(e);
         }
-        Err(if knows { forbidden(verb, R::RESOURCE, name.as_deref()) } else { Error::not_found(R::KIND, asked) })
+        Err(if knows {
+            forbidden(verb, R::RESOURCE, name.as_deref())
+        } else {
+            Error::not_found(R::KIND, asked)
+        })
     }
 
     /// What a list shows, or 403 when it would show nothing whatever there is.
@@ -281,7 +301,8 @@ impl Scope {
         name: Option<&str>,
         space: Option<SpaceId>,
     ) -> Option<Error> {
-        let mut entry = self.entry(verb.as_str(), resource.as_str(), id, name, Outcome::Denied, serde_json::json!({}));
+        let mut entry =
+            self.entry(verb.as_str(), resource.as_str(), id, name, Outcome::Denied, serde_json::json!({}));
         entry.space_id = entry.space_id.or(space.map(SpaceId::uuid));
         if let Some(tx) = self.tx.take()
             && let Err(e) = tx.rollback().await

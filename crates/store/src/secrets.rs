@@ -149,7 +149,12 @@ impl Secrets<'_> {
         Ok(request.page(rows, |s| s.id.uuid()))
     }
 
-    pub async fn update(&mut self, permit: &Permit<Secret>, patch: SecretPatch, if_version: Option<i64>) -> Result<Secret, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<Secret>,
+        patch: SecretPatch,
+        if_version: Option<i64>,
+    ) -> Result<Secret, Error> {
         check_version(permit.resource_version, if_version)?;
         let space = self.0.space()?.id;
         let sealed = patch.value.as_ref().map(|v| self.seal(space, permit.name.as_str(), v)).transpose()?;
@@ -172,13 +177,22 @@ impl Secrets<'_> {
         .await
         .or_domain()?;
         let secret = read(&row)?;
-        self.note("updated", Verb::Update, &secret, json!({"version": secret.version, "value": sealed.is_some()}))?;
+        self.note(
+            "updated",
+            Verb::Update,
+            &secret,
+            json!({"version": secret.version, "value": sealed.is_some()}),
+        )?;
         Ok(secret)
     }
 
     pub async fn delete(&mut self, permit: &Permit<Secret>, if_version: Option<i64>) -> Result<(), Error> {
         check_version(permit.resource_version, if_version)?;
-        sqlx::query("delete from secrets where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
+        sqlx::query("delete from secrets where id = $1")
+            .bind(permit.id.uuid())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
         self.note("deleted", Verb::Delete, permit.row(), json!({}))
     }
 
@@ -197,7 +211,13 @@ impl Secrets<'_> {
         let value = self.0.store.0.keyring.open(&read_sealed(&row)?, &context(space, permit.name.as_str()));
         let value = value.map_err(Error::internal)?;
         let (id, name) = (permit.id.uuid(), permit.name.as_str().to_owned());
-        self.0.audit(Verb::ReadValues, Resource::Secrets, Some(id), Some(&name), json!({"version": permit.version}));
+        self.0.audit(
+            Verb::ReadValues,
+            Resource::Secrets,
+            Some(id),
+            Some(&name),
+            json!({"version": permit.version}),
+        );
         Ok(value)
     }
 
@@ -212,7 +232,13 @@ impl Secrets<'_> {
         self.0.store.0.keyring.seal(value, &context(space, name)).map_err(Error::internal)
     }
 
-    fn note(&mut self, kind: &str, verb: Verb, secret: &Secret, detail: serde_json::Value) -> Result<(), Error> {
+    fn note(
+        &mut self,
+        kind: &str,
+        verb: Verb,
+        secret: &Secret,
+        detail: serde_json::Value,
+    ) -> Result<(), Error> {
         let (id, name) = (secret.id.uuid(), Some(secret.name.as_str()));
         self.0.audit(verb, Resource::Secrets, Some(id), name, detail);
         self.0.emit(Event::new(kind, Resource::Secrets, id, name, secret.resource_version, to_json(secret)?));
@@ -240,7 +266,9 @@ impl System {
         for row in &rows {
             let space = SpaceId::from_uuid(row.try_get("space_id").or_domain()?);
             let place = context(space, row.try_get("name").or_domain()?);
-            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else { continue };
+            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else {
+                continue;
+            };
             sqlx::query("update secrets set key_id = $2, wrapped = $3 where id = $1")
                 .bind(row.try_get::<Uuid, _>("id").or_domain()?)
                 .bind(&fresh.key_id)
@@ -250,15 +278,19 @@ impl System {
                 .or_domain()?;
             done += 1;
         }
-        let keys = sqlx::query("select kid, key_id, wrapped, payload from signing_keys where key_id <> $1 for update")
-            .bind(&active)
-            .fetch_all(scope.tx()?)
-            .await
-            .or_domain()?;
+        let keys = sqlx::query(
+            "select kid, key_id, wrapped, payload from signing_keys where key_id <> $1 for update",
+        )
+        .bind(&active)
+        .fetch_all(scope.tx()?)
+        .await
+        .or_domain()?;
         for row in &keys {
             let kid: String = row.try_get("kid").or_domain()?;
             let place = crate::access::keys::context(&kid);
-            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else { continue };
+            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else {
+                continue;
+            };
             sqlx::query("update signing_keys set key_id = $2, wrapped = $3 where kid = $1")
                 .bind(&kid)
                 .bind(&fresh.key_id)

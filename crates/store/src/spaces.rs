@@ -93,11 +93,11 @@ impl Spaces<'_> {
             columns!(),
             " from spaces where id = $1 or name = $2"
         ))
-            .bind(id)
-            .bind(name)
-            .fetch_optional(self.0.tx()?)
-            .await
-            .or_domain()?;
+        .bind(id)
+        .bind(name)
+        .fetch_optional(self.0.tx()?)
+        .await
+        .or_domain()?;
         let row = row.as_ref().map(read).transpose()?;
         self.0.judge(&space.to_string(), row, verb).await
     }
@@ -141,7 +141,9 @@ impl Spaces<'_> {
             .grants
             .iter()
             .filter_map(|g| g.space)
-            .filter(|s| caller.visible(Some(*s), Resource::Spaces, Verb::List) != crate::caller::Visible::Nothing)
+            .filter(|s| {
+                caller.visible(Some(*s), Resource::Spaces, Verb::List) != crate::caller::Visible::Nothing
+            })
             .map(SpaceId::uuid)
             .collect();
         let rows = sqlx::query(concat!(
@@ -206,7 +208,11 @@ impl Spaces<'_> {
     pub async fn delete(&mut self, permit: &Permit<Space>, if_version: Option<i64>) -> Result<(), Error> {
         check_version(permit.resource_version, if_version)?;
         crate::sessions::work::leftovers::purge_gone(self.0.tx()?, permit.id).await?;
-        sqlx::query("delete from spaces where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
+        sqlx::query("delete from spaces where id = $1")
+            .bind(permit.id.uuid())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
         self.note("deleted", Verb::Delete, permit.row(), json!({}))
     }
 
@@ -237,7 +243,9 @@ impl Spaces<'_> {
         let (id, name) = (space.id.uuid(), Some(space.name.as_str()));
         self.0.audit(verb, Resource::Spaces, Some(id), name, detail);
         let data = to_json(space)?;
-        self.0.emit(Event::new(kind, Resource::Spaces, id, name, space.resource_version, data).in_space(space.id));
+        self.0.emit(
+            Event::new(kind, Resource::Spaces, id, name, space.resource_version, data).in_space(space.id),
+        );
         Ok(())
     }
 }
@@ -294,10 +302,15 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<Space, Error> {
     })
 }
 
-pub(crate) async fn find_ref(tx: &mut PgConnection, space: &NameOrId<SpaceId>) -> Result<Option<SpaceRef>, Error> {
+pub(crate) async fn find_ref(
+    tx: &mut PgConnection,
+    space: &NameOrId<SpaceId>,
+) -> Result<Option<SpaceRef>, Error> {
     // Two statements rather than an `or`: each is one index look-up, and this is on every request's path.
     let query = match space {
-        NameOrId::Id(id) => sqlx::query("select id, name, quotas, defaults from spaces where id = $1").bind(id.uuid()),
+        NameOrId::Id(id) => {
+            sqlx::query("select id, name, quotas, defaults from spaces where id = $1").bind(id.uuid())
+        }
         NameOrId::Name(name) => {
             sqlx::query("select id, name, quotas, defaults from spaces where name = $1").bind(name.as_str())
         }

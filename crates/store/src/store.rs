@@ -66,7 +66,8 @@ impl Store {
             .connect_with(config.app("wharf")?)
             .await
             .or_domain()?;
-        let bridge = if config.bridge { Some(Bridge::start(config.app("wharf-wake")?, bus.clone())) } else { None };
+        let bridge =
+            if config.bridge { Some(Bridge::start(config.app("wharf-wake")?, bus.clone())) } else { None };
         let store = Self(Arc::new(Inner {
             pool,
             keyring,

@@ -44,7 +44,11 @@ impl Actor {
         match self {
             Self::Operator => vec![
                 rule(&["sessions"], &["*"], &["*"]),
-                rule(&["core"], &["spaces", "images", "events", "usage"], &["get", "list", "watch", "update"]),
+                rule(
+                    &["core"],
+                    &["spaces", "images", "events", "usage"],
+                    &["get", "list", "watch", "update"],
+                ),
                 rule(&["core"], &["images"], &["create", "delete"]),
                 rule(&["core"], &["secrets"], &["get", "read-values"]),
             ],
@@ -65,8 +69,12 @@ pub struct System {
 
 impl System {
     pub(crate) fn new(store: Store, actor: Actor) -> Self {
-        let grant =
-            Grant { binding: "built-in".to_owned(), role: actor.name().to_owned(), space: None, rules: actor.rules() };
+        let grant = Grant {
+            binding: "built-in".to_owned(),
+            role: actor.name().to_owned(),
+            space: None,
+            rules: actor.rules(),
+        };
         let caller = Caller {
             identity: Identity {
                 id: PrincipalId::from_uuid(Uuid::nil()),

@@ -37,7 +37,9 @@ impl TestDb {
         let name = format!("t_{}", uuid::Uuid::now_v7().simple());
         let options = owner(&shared, "postgres");
         let mut conn = PgConnection::connect_with(&options).await?;
-        sqlx::query(AssertSqlSafe(format!("create database {name} template {template}"))).execute(&mut conn).await?;
+        sqlx::query(AssertSqlSafe(format!("create database {name} template {template}")))
+            .execute(&mut conn)
+            .await?;
         conn.close().await?;
         let mut config = StoreConfig::new(shared.config.database(&name));
         config.pool = 12;
@@ -95,7 +97,9 @@ impl Drop for TestDb {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let mut conn = PgConnection::connect_with(&options).await?;
-                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).execute(&mut conn).await?;
+                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
+                    .execute(&mut conn)
+                    .await?;
                 conn.close().await?;
                 anyhow::Ok(())
             })
@@ -118,19 +122,26 @@ async fn template(shared: &Shared) -> Result<String> {
     let mut conn = PgConnection::connect_with(&owner(shared, "postgres")).await?;
     // Test processes take turns: one makes it.
     sqlx::query("select pg_advisory_lock(7217)").execute(&mut conn).await?;
-    let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1 and datallowconn = false)")
-        .bind(&name)
-        .fetch_one(&mut conn)
-        .await?;
+    let there: bool = sqlx::query_scalar(
+        "select exists (select from pg_database where datname = $1 and datallowconn = false)",
+    )
+    .bind(&name)
+    .fetch_one(&mut conn)
+    .await?;
     if !there {
         sqlx::query(AssertSqlSafe(format!("drop database if exists {name}"))).execute(&mut conn).await?;
         sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut conn).await?;
         let mut config = StoreConfig::new(shared.config.database(&name));
         config.bridge = false;
         let clock: Arc<dyn Clock> = Arc::new(TestClock::default());
-        Store::migrate(&config, clock.now()).await.map_err(|e| anyhow::anyhow!("{e}")).context("migrate the template")?;
+        Store::migrate(&config, clock.now())
+            .await
+            .map_err(|e| anyhow::anyhow!("{e}"))
+            .context("migrate the template")?;
         // Closed to connections: copying needs it unused, and this marks it whole.
-        sqlx::query(AssertSqlSafe(format!("alter database {name} allow_connections false"))).execute(&mut conn).await?;
+        sqlx::query(AssertSqlSafe(format!("alter database {name} allow_connections false")))
+            .execute(&mut conn)
+            .await?;
     }
     sqlx::query("select pg_advisory_unlock(7217)").execute(&mut conn).await?;
     conn.close().await?;

@@ -11,7 +11,9 @@ use wharf_domain::{Code, Error, PrincipalId, SpaceId, TokenId};
 
 use crate::access::keys::Claims;
 use crate::access::{cover, tokens};
-use crate::caller::{Caller, Credential, CredentialKind, Identity, PrincipalKind, RequestMeta, unauthenticated};
+use crate::caller::{
+    Caller, Credential, CredentialKind, Identity, PrincipalKind, RequestMeta, unauthenticated,
+};
 use crate::error::OrDomain as _;
 use crate::spaces::{from_json, time, time_opt};
 use crate::store::Store;
@@ -119,6 +121,11 @@ pub(crate) fn grants(value: serde_json::Value) -> Result<Vec<Grant>, Error> {
     let rows: Vec<Row> = from_json(value)?;
     Ok(rows
         .into_iter()
-        .map(|r| Grant { binding: r.binding, role: r.role, space: r.space.map(SpaceId::from_uuid), rules: r.rules })
+        .map(|r| Grant {
+            binding: r.binding,
+            role: r.role,
+            space: r.space.map(SpaceId::from_uuid),
+            rules: r.rules,
+        })
         .collect())
 }

@@ -89,12 +89,13 @@ macro_rules! select {
 impl Bindings<'_> {
     pub async fn permit(&mut self, at: &NameOrId<BindingId>, verb: Verb) -> Result<Permit<Binding>, Error> {
         let (id, named) = split(at);
-        let row = sqlx::query(locked!(verb, " for no key update of b", select!("where b.id = $1 or b.name = $2")))
-            .bind(id)
-            .bind(named)
-            .fetch_optional(self.0.tx()?)
-            .await
-            .or_domain()?;
+        let row =
+            sqlx::query(locked!(verb, " for no key update of b", select!("where b.id = $1 or b.name = $2")))
+                .bind(id)
+                .bind(named)
+                .fetch_optional(self.0.tx()?)
+                .await
+                .or_domain()?;
         let row = row.as_ref().map(read).transpose()?;
         self.0.judge(&at.to_string(), row, verb).await
     }
@@ -104,7 +105,11 @@ impl Bindings<'_> {
         self.0.allow_new::<Binding>(Some(name.as_str())).await
     }
 
-    pub async fn create(&mut self, _permit: &Permit<New<Binding>>, new: NewBinding) -> Result<Binding, Error> {
+    pub async fn create(
+        &mut self,
+        _permit: &Permit<New<Binding>>,
+        new: NewBinding,
+    ) -> Result<Binding, Error> {
         let missing = |field: &str, what: &dyn std::fmt::Display| {
             Error::new(Code::InvalidReference, format!("there is no {field} {what}")).field(field)
         };
@@ -118,7 +123,8 @@ impl Bindings<'_> {
         .fetch_optional(self.0.tx()?)
         .await
         .or_domain()?;
-        let role = role.as_ref().map(super::roles::read).transpose()?.ok_or_else(|| missing("role", &new.role))?;
+        let role =
+            role.as_ref().map(super::roles::read).transpose()?.ok_or_else(|| missing("role", &new.role))?;
         let (id, named) = split(&new.principal);
         let principal: Uuid =
             sqlx::query_scalar("select id from principals where kind = $1 and (id = $2 or name = $3)")
@@ -138,7 +144,9 @@ impl Bindings<'_> {
         };
         if let Err(refused) = cover::check_grant(self.0.caller().rights(), space, &role.rules) {
             let name = new.name.as_str().to_owned();
-            if let Some(e) = self.0.denied(Resource::RoleBindings, Verb::Create, None, Some(&name), space).await {
+            if let Some(e) =
+                self.0.denied(Resource::RoleBindings, Verb::Create, None, Some(&name), space).await
+            {
                 return Err(e);
             }
             return Err(refused);
@@ -182,7 +190,12 @@ impl Bindings<'_> {
         Ok(request.page(rows, |b| b.id.uuid()))
     }
 
-    pub async fn update(&mut self, permit: &Permit<Binding>, patch: BindingPatch, if_version: Option<i64>) -> Result<Binding, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<Binding>,
+        patch: BindingPatch,
+        if_version: Option<i64>,
+    ) -> Result<Binding, Error> {
         check_version(permit.resource_version, if_version)?;
         let now = self.0.now();
         sqlx::query(
@@ -207,7 +220,9 @@ impl Bindings<'_> {
         if let Err(refused) = cover::check_grant(self.0.caller().rights(), permit.space_id, &permit.rules) {
             let name = permit.name.as_str().to_owned();
             let id = Some(permit.id.uuid());
-            if let Some(e) = self.0.denied(Resource::RoleBindings, Verb::Delete, id, Some(&name), permit.space_id).await {
+            if let Some(e) =
+                self.0.denied(Resource::RoleBindings, Verb::Delete, id, Some(&name), permit.space_id).await
+            {
                 return Err(e);
             }
             return Err(refused);
@@ -236,13 +251,21 @@ impl Bindings<'_> {
                 "this is the last binding that makes someone admin everywhere; bind another admin first",
             ));
         }
-        sqlx::query("delete from role_bindings where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
+        sqlx::query("delete from role_bindings where id = $1")
+            .bind(permit.id.uuid())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
         self.note(Verb::Delete, permit.row());
         Ok(())
     }
 
     async fn read_back(&mut self, id: BindingId) -> Result<Binding, Error> {
-        let row = sqlx::query(select!("where b.id = $1")).bind(id.uuid()).fetch_one(self.0.tx()?).await.or_domain()?;
+        let row = sqlx::query(select!("where b.id = $1"))
+            .bind(id.uuid())
+            .fetch_one(self.0.tx()?)
+            .await
+            .or_domain()?;
         read(&row)
     }
 

@@ -20,9 +20,14 @@ impl System {
         const NAME: &str = "admin";
         let mut scope = self.global().await?;
         let now = scope.now();
-        sqlx::query("select pg_advisory_xact_lock(hashtext('wharf/bootstrap'))").execute(scope.tx()?).await.or_domain()?;
-        let some: bool =
-            sqlx::query_scalar("select exists (select from principals)").fetch_one(scope.tx()?).await.or_domain()?;
+        sqlx::query("select pg_advisory_xact_lock(hashtext('wharf/bootstrap'))")
+            .execute(scope.tx()?)
+            .await
+            .or_domain()?;
+        let some: bool = sqlx::query_scalar("select exists (select from principals)")
+            .fetch_one(scope.tx()?)
+            .await
+            .or_domain()?;
         if some {
             return Ok(None);
         }

@@ -38,8 +38,12 @@ fn kinds(rule: &Rule) -> Vec<(String, String)> {
 
 /// Whether `rights` allow everything `rule` would allow in `space` (`None`: everywhere).
 pub(crate) fn covers(rights: &Rights, space: Option<SpaceId>, rule: &Rule) -> bool {
-    let grants: Vec<&Rule> =
-        rights.grants.iter().filter(|g| g.space.is_none() || g.space == space).flat_map(|g| &g.rules).collect();
+    let grants: Vec<&Rule> = rights
+        .grants
+        .iter()
+        .filter(|g| g.space.is_none() || g.space == space)
+        .flat_map(|g| &g.rules)
+        .collect();
     let names: Vec<Option<&str>> = if rule.names.is_empty() || holds(&rule.names, "*") {
         vec![None]
     } else {
@@ -49,7 +53,10 @@ pub(crate) fn covers(rights: &Rights, space: Option<SpaceId>, rule: &Rule) -> bo
         rule.verbs.iter().all(|verb| {
             names.iter().all(|name| {
                 grants.iter().any(|g| literal(g, group, resource, verb, *name))
-                    && rights.subset.as_ref().is_none_or(|s| s.iter().any(|g| literal(g, group, resource, verb, *name)))
+                    && rights
+                        .subset
+                        .as_ref()
+                        .is_none_or(|s| s.iter().any(|g| literal(g, group, resource, verb, *name)))
             })
         })
     })
@@ -60,7 +67,8 @@ pub(crate) fn covers_all(rights: &Rights, other: &Rights) -> bool {
     other.grants.iter().all(|g| match &other.subset {
         // Both the grant and the subset must allow; either being covered is enough.
         Some(subset) => {
-            subset.iter().all(|r| covers(rights, g.space, r)) || g.rules.iter().all(|r| covers(rights, g.space, r))
+            subset.iter().all(|r| covers(rights, g.space, r))
+                || g.rules.iter().all(|r| covers(rights, g.space, r))
         }
         None => g.rules.iter().all(|r| covers(rights, g.space, r)),
     })
@@ -98,7 +106,10 @@ pub(crate) fn may_impersonate(own: &Rights, target: &Identity, target_rights: &R
     if !covers_all(own, target_rights) {
         return Err(Error::new(
             Code::Forbidden,
-            format!("{} holds rights that you do not; you cannot act as someone who may do more than you", target.name),
+            format!(
+                "{} holds rights that you do not; you cannot act as someone who may do more than you",
+                target.name
+            ),
         ));
     }
     Ok(())

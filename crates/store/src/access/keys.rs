@@ -89,10 +89,11 @@ impl Store {
     /// Makes the first key. Concurrent starters: the index lets one win.
     pub(crate) async fn ensure_signing_key(&self) -> Result<(), Error> {
         let mut conn = self.pool().acquire().await.or_domain()?;
-        let some: bool = sqlx::query_scalar("select exists (select from signing_keys where retired_at is null)")
-            .fetch_one(&mut *conn)
-            .await
-            .or_domain()?;
+        let some: bool =
+            sqlx::query_scalar("select exists (select from signing_keys where retired_at is null)")
+                .fetch_one(&mut *conn)
+                .await
+                .or_domain()?;
         if !some {
             self.insert_key(&mut conn).await?;
         }
@@ -139,7 +140,8 @@ impl Store {
             let kid: String = row.try_get("kid").or_domain()?;
             let public: Vec<u8> = row.try_get("public").or_domain()?;
             let decode = DecodingKey::from_ed_components(&B64.encode(&public)).map_err(Error::internal)?;
-            keys.verifiers.insert(kid.clone(), Arc::new(Held { decode, expires_at: time_opt(row, "expires_at")? }));
+            keys.verifiers
+                .insert(kid.clone(), Arc::new(Held { decode, expires_at: time_opt(row, "expires_at")? }));
             if time_opt(row, "retired_at")?.is_none() {
                 let sealed = Sealed {
                     key_id: row.try_get("key_id").or_domain()?,
@@ -156,7 +158,13 @@ impl Store {
     }
 
     /// An access token for `sub`; `act` is who acts as it.
-    pub(crate) async fn sign(&self, sub: Uuid, fam: Uuid, act: Option<Uuid>, ttl: Duration) -> Result<(Plain, Time), Error> {
+    pub(crate) async fn sign(
+        &self,
+        sub: Uuid,
+        fam: Uuid,
+        act: Option<Uuid>,
+        ttl: Duration,
+    ) -> Result<(Plain, Time), Error> {
         let now = self.now();
         let stale = {
             let keys = self.0.keys.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -180,7 +188,8 @@ impl Store {
 
     /// Checks signature and times. Says nothing about whether the login still stands.
     pub(crate) async fn verify(&self, token: &str) -> Result<Claims, Error> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| unauthenticated("the token is not one of ours"))?;
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| unauthenticated("the token is not one of ours"))?;
         let kid = header.kid.ok_or_else(|| unauthenticated("the token names no key"))?;
         let now = self.now();
         let held = match self.held(&kid) {
@@ -201,7 +210,9 @@ impl Store {
         let claims = jsonwebtoken::decode::<Claims>(token, &held.decode, &rules)
             .map_err(|_| unauthenticated("the token is not one of ours"))?
             .claims;
-        if Time::from_millis(claims.exp.saturating_mul(1000)) <= now || held.expires_at.is_some_and(|t| t <= now) {
+        if Time::from_millis(claims.exp.saturating_mul(1000)) <= now
+            || held.expires_at.is_some_and(|t| t <= now)
+        {
             return Err(expired("the access token"));
         }
         Ok(claims)
@@ -251,7 +262,14 @@ impl System {
             .await
             .or_domain()?;
         let kid = store.insert_key(scope.tx()?).await?;
-        scope.audit_as("rotate", "signing-keys", None, Some(&kid), crate::audit::Outcome::Allowed, serde_json::json!({}));
+        scope.audit_as(
+            "rotate",
+            "signing-keys",
+            None,
+            Some(&kid),
+            crate::audit::Outcome::Allowed,
+            serde_json::json!({}),
+        );
         scope.commit().await?;
         store.load_keys().await?;
         Ok(kid)

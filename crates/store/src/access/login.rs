@@ -47,11 +47,13 @@ impl Store {
                 return Err(e);
             }
         };
-        let row = sqlx::query("select id, name, disabled, password_hash from principals where kind = 'user' and name = $1")
-            .bind(username)
-            .fetch_optional(self.pool())
-            .await
-            .or_domain()?;
+        let row = sqlx::query(
+            "select id, name, disabled, password_hash from principals where kind = 'user' and name = $1",
+        )
+        .bind(username)
+        .fetch_optional(self.pool())
+        .await
+        .or_domain()?;
         let (mut stored, mut found) = (None, None);
         if let Some(row) = &row {
             stored = row.try_get::<Option<String>, _>("password_hash").or_domain()?;
@@ -75,20 +77,23 @@ impl Store {
     async fn begin_family(&self, identity: Identity, meta: RequestMeta) -> Result<Tokens, Error> {
         let (now, family) = (self.now(), Uuid::now_v7());
         let mut tx = self.pool().begin().await.or_domain()?;
-        sqlx::query("insert into login_families (id, principal_id, address, created_at) values ($1, $2, $3, $4)")
-            .bind(family)
-            .bind(identity.id.uuid())
-            .bind(meta.address.map(|a| a.to_string()))
-            .bind(now.to_utc())
-            .execute(&mut *tx)
-            .await
-            .or_domain()?;
+        sqlx::query(
+            "insert into login_families (id, principal_id, address, created_at) values ($1, $2, $3, $4)",
+        )
+        .bind(family)
+        .bind(identity.id.uuid())
+        .bind(meta.address.map(|a| a.to_string()))
+        .bind(now.to_utc())
+        .execute(&mut *tx)
+        .await
+        .or_domain()?;
         let (refresh_token, refresh_expires_at) = issue_refresh(&mut tx, family, now).await?;
         let entry = self.login_entry(&identity, meta, "login", Outcome::Allowed, json!({"login": family}));
         crate::events::write(&mut tx, &[entry], &[], now).await?;
         tx.commit().await.or_domain()?;
         self.wake(wharf_ports::Topic::Audit);
-        let (access_token, access_expires_at) = self.sign(identity.id.uuid(), family, None, ACCESS_TTL).await?;
+        let (access_token, access_expires_at) =
+            self.sign(identity.id.uuid(), family, None, ACCESS_TTL).await?;
         Ok(Tokens { access_token, access_expires_at, refresh_token, refresh_expires_at, identity })
     }
 
@@ -120,12 +125,15 @@ impl Store {
         }
         if time_opt(&row, "used_at")?.is_some() {
             revoke_family(&mut tx, family, "reuse", now).await?;
-            let detail = json!({"login": family, "reason": "a refresh token was used twice; the login is revoked"});
+            let detail =
+                json!({"login": family, "reason": "a refresh token was used twice; the login is revoked"});
             let entry = self.login_entry(&identity, meta, "refresh", Outcome::Denied, detail);
             crate::events::write(&mut tx, &[entry], &[], now).await?;
             tx.commit().await.or_domain()?;
             self.wake(wharf_ports::Topic::Audit);
-            return Err(unauthenticated("this refresh token was used before, so the whole login was revoked"));
+            return Err(unauthenticated(
+                "this refresh token was used before, so the whole login was revoked",
+            ));
         }
         if time(&row, "expires_at")? <= now {
             return Err(expired("the refresh token"));
@@ -141,7 +149,8 @@ impl Store {
         crate::events::write(&mut tx, &[entry], &[], now).await?;
         tx.commit().await.or_domain()?;
         self.wake(wharf_ports::Topic::Audit);
-        let (access_token, access_expires_at) = self.sign(identity.id.uuid(), family, None, ACCESS_TTL).await?;
+        let (access_token, access_expires_at) =
+            self.sign(identity.id.uuid(), family, None, ACCESS_TTL).await?;
         Ok(Tokens { access_token, access_expires_at, refresh_token, refresh_expires_at, identity })
     }
 
@@ -166,16 +175,38 @@ impl Store {
     ) -> Entry {
         let caller = stand_in(identity.clone(), meta);
         let (id, name) = (identity.id.uuid(), identity.name.as_str());
-        Entry::of(&caller, None, verb, "logins", Some(id).filter(|i| !i.is_nil()), Some(name), outcome, detail)
+        Entry::of(
+            &caller,
+            None,
+            verb,
+            "logins",
+            Some(id).filter(|i| !i.is_nil()),
+            Some(name),
+            outcome,
+            detail,
+        )
     }
 
     async fn login_refused(&self, username: &str, meta: RequestMeta, why: &str) -> Result<(), Error> {
         let shown: String = username.chars().take(63).collect();
-        let nobody =
-            Identity { id: PrincipalId::from_uuid(Uuid::nil()), kind: PrincipalKind::Anonymous, name: "anonymous".into() };
+        let nobody = Identity {
+            id: PrincipalId::from_uuid(Uuid::nil()),
+            kind: PrincipalKind::Anonymous,
+            name: "anonymous".into(),
+        };
         let caller = stand_in(nobody, meta);
         let detail = json!({"reason": why});
-        self.record_denial(Entry::of(&caller, None, "login", "logins", None, Some(&shown), Outcome::Denied, detail)).await
+        self.record_denial(Entry::of(
+            &caller,
+            None,
+            "login",
+            "logins",
+            None,
+            Some(&shown),
+            Outcome::Denied,
+            detail,
+        ))
+        .await
     }
 }
 
@@ -199,30 +230,39 @@ pub(crate) fn random_token(prefix: &str) -> Result<String, Error> {
 async fn issue_refresh(tx: &mut PgConnection, family: Uuid, now: Time) -> Result<(Plain, Time), Error> {
     let token = random_token(PREFIX)?;
     let expires = now.plus(REFRESH_TTL);
-    sqlx::query("insert into refresh_tokens (hash, family_id, created_at, expires_at) values ($1, $2, $3, $4)")
-        .bind(hash(&token).as_slice())
-        .bind(family)
-        .bind(now.to_utc())
-        .bind(expires.to_utc())
-        .execute(tx)
-        .await
-        .or_domain()?;
+    sqlx::query(
+        "insert into refresh_tokens (hash, family_id, created_at, expires_at) values ($1, $2, $3, $4)",
+    )
+    .bind(hash(&token).as_slice())
+    .bind(family)
+    .bind(now.to_utc())
+    .bind(expires.to_utc())
+    .execute(tx)
+    .await
+    .or_domain()?;
     Ok((Plain::new(token), expires))
 }
 
 async fn revoke_family(tx: &mut PgConnection, family: Uuid, why: &str, now: Time) -> Result<(), Error> {
-    sqlx::query("update login_families set revoked_at = $2, revoked_reason = $3 where id = $1 and revoked_at is null")
-        .bind(family)
-        .bind(now.to_utc())
-        .bind(why)
-        .execute(tx)
-        .await
-        .or_domain()?;
+    sqlx::query(
+        "update login_families set revoked_at = $2, revoked_reason = $3 where id = $1 and revoked_at is null",
+    )
+    .bind(family)
+    .bind(now.to_utc())
+    .bind(why)
+    .execute(tx)
+    .await
+    .or_domain()?;
     Ok(())
 }
 
 /// Every login of a principal: after a password change, when it is disabled.
-pub(crate) async fn revoke_all(tx: &mut PgConnection, principal: Uuid, why: &str, now: Time) -> Result<(), Error> {
+pub(crate) async fn revoke_all(
+    tx: &mut PgConnection,
+    principal: Uuid,
+    why: &str,
+    now: Time,
+) -> Result<(), Error> {
     sqlx::query(
         "update login_families set revoked_at = $2, revoked_reason = $3 where principal_id = $1 and revoked_at is null",
     )

@@ -2,9 +2,9 @@
 //!
 //! Each verification takes tens of milliseconds and 19 MiB by design, so their number at once is bounded.
 
+use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::Argon2;
 use tokio::sync::Semaphore;
 use wharf_domain::{Code, Error, Plain};
 
@@ -68,7 +68,9 @@ pub(crate) fn random() -> Result<Plain, Error> {
         getrandom::fill(&mut bytes).map_err(|e| Error::internal(e.to_string()))?;
         // Bytes past the last whole multiple would make some letters likelier.
         let fair = 256 - 256 % ALPHABET.len();
-        out.extend(bytes.iter().filter(|b| (**b as usize) < fair).map(|b| ALPHABET[*b as usize % ALPHABET.len()]));
+        out.extend(
+            bytes.iter().filter(|b| (**b as usize) < fair).map(|b| ALPHABET[*b as usize % ALPHABET.len()]),
+        );
     }
     out.truncate(24);
     Ok(Plain::new(out))

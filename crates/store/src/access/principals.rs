@@ -198,7 +198,12 @@ impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Prin
     }
 
     /// Whoever sets a password or enables an account can act as it: that needs every right it has.
-    pub async fn update(&mut self, permit: &Permit<K>, patch: PrincipalPatch, if_version: Option<i64>) -> Result<K, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<K>,
+        patch: PrincipalPatch,
+        if_version: Option<i64>,
+    ) -> Result<K, Error> {
         check_version(permit.resource_version, if_version)?;
         let own = self.0.caller().identity().id == permit.id;
         let (id, now) = (permit.id.uuid(), self.0.now());
@@ -207,7 +212,8 @@ impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Prin
             self.outranks(id, permit.name.as_str()).await?;
         }
         if patch.disabled == Some(true) && own {
-            return Err(Error::new(Code::InvalidState, "you cannot disable the account you are using").field("disabled"));
+            return Err(Error::new(Code::InvalidState, "you cannot disable the account you are using")
+                .field("disabled"));
         }
         let hash = match &patch.password {
             Some(_) if K::WORD != "user" => return Err(no_password()),
@@ -265,7 +271,11 @@ impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Prin
             return Err(Error::new(Code::InvalidState, "you cannot delete the account you are using"));
         }
         self.outranks(permit.id.uuid(), permit.name.as_str()).await?;
-        sqlx::query("delete from principals where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
+        sqlx::query("delete from principals where id = $1")
+            .bind(permit.id.uuid())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
         self.note(Verb::Delete, permit.row(), json!({}));
         Ok(())
     }
@@ -292,7 +302,10 @@ impl Scope {
     pub async fn change_own_password(&mut self, present: &Plain, new: &Plain) -> Result<(), Error> {
         let identity = self.caller().identity().clone();
         if self.caller().impersonator().is_some() {
-            return Err(Error::new(Code::Forbidden, "a password cannot be changed while acting as someone else"));
+            return Err(Error::new(
+                Code::Forbidden,
+                "a password cannot be changed while acting as someone else",
+            ));
         }
         password::check(new)?;
         let stored: Option<String> =
@@ -305,7 +318,9 @@ impl Scope {
         let address = self.caller().meta().address;
         let attempt = self.store.attempt(&identity.name, address).await?;
         if !password::verify(present, stored.as_deref()).await? {
-            return Err(Error::new(Code::InvalidField, "that is not your present password").field("present_password"));
+            return Err(
+                Error::new(Code::InvalidField, "that is not your present password").field("present_password")
+            );
         }
         self.store.attempt_succeeded(attempt).await?;
         let (hash, now) = (password::hash(new).await?, self.now());
@@ -342,7 +357,9 @@ fn no_password() -> Error {
 
 fn check_display(text: &str) -> Result<(), Error> {
     if text.chars().count() > 200 {
-        return Err(Error::new(Code::InvalidField, "display_name has at most 200 characters").field("display_name"));
+        return Err(
+            Error::new(Code::InvalidField, "display_name has at most 200 characters").field("display_name")
+        );
     }
     Ok(())
 }

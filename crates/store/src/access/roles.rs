@@ -131,7 +131,12 @@ impl Roles<'_> {
         Ok(request.page(rows, |r| r.id.uuid()))
     }
 
-    pub async fn update(&mut self, permit: &Permit<Role>, patch: RolePatch, if_version: Option<i64>) -> Result<Role, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<Role>,
+        patch: RolePatch,
+        if_version: Option<i64>,
+    ) -> Result<Role, Error> {
         changeable(permit)?;
         check_version(permit.resource_version, if_version)?;
         if let Some(rules) = &patch.rules {
@@ -151,7 +156,11 @@ impl Roles<'_> {
         .await
         .or_domain()?;
         let role = read(&row)?;
-        self.note(Verb::Update, &role, json!({"before": {"rules": permit.rules}, "after": {"rules": role.rules}}));
+        self.note(
+            Verb::Update,
+            &role,
+            json!({"before": {"rules": permit.rules}, "after": {"rules": role.rules}}),
+        );
         Ok(role)
     }
 
@@ -159,14 +168,20 @@ impl Roles<'_> {
     pub async fn delete(&mut self, permit: &Permit<Role>, if_version: Option<i64>) -> Result<(), Error> {
         changeable(permit)?;
         check_version(permit.resource_version, if_version)?;
-        sqlx::query("delete from roles where id = $1").bind(permit.id.uuid()).execute(self.0.tx()?).await.or_domain()?;
+        sqlx::query("delete from roles where id = $1")
+            .bind(permit.id.uuid())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
         self.note(Verb::Delete, permit.row(), json!({"rules": permit.rules}));
         Ok(())
     }
 
     async fn judge_rules(&mut self, rules: &[Rule], name: &str) -> Result<(), Error> {
         if rules.is_empty() || rules.len() > MAX_RULES {
-            return Err(Error::new(Code::InvalidField, format!("a role has 1 to {MAX_RULES} rules")).field("rules"));
+            return Err(
+                Error::new(Code::InvalidField, format!("a role has 1 to {MAX_RULES} rules")).field("rules")
+            );
         }
         rules.iter().try_for_each(Rule::validate)?;
         // A role may be bound anywhere, now or later, so its rules must be held everywhere.

@@ -113,7 +113,11 @@ impl Tokens<'_> {
     }
 
     /// Refuses a token that could do more than the caller may.
-    pub async fn create(&mut self, _permit: &Permit<New<ApiToken>>, new: NewApiToken) -> Result<IssuedToken, Error> {
+    pub async fn create(
+        &mut self,
+        _permit: &Permit<New<ApiToken>>,
+        new: NewApiToken,
+    ) -> Result<IssuedToken, Error> {
         let most = Duration::from_secs(MAX_DAYS * 24 * 3600);
         if new.lifetime.is_zero() || new.lifetime > most {
             return Err(Error::new(
@@ -124,8 +128,11 @@ impl Tokens<'_> {
         }
         if let Some(rules) = &new.rules {
             if rules.is_empty() || rules.len() > MAX_RULES {
-                return Err(Error::new(Code::InvalidField, format!("a token has 1 to {MAX_RULES} rules, or none given for all"))
-                    .field("rules"));
+                return Err(Error::new(
+                    Code::InvalidField,
+                    format!("a token has 1 to {MAX_RULES} rules, or none given for all"),
+                )
+                .field("rules"));
             }
             rules.iter().try_for_each(Rule::validate)?;
         }
@@ -133,12 +140,16 @@ impl Tokens<'_> {
         let gained = Rights { grants: rights.grants, subset: new.rules.clone() };
         if !cover::covers_all(self.scope.caller().rights(), &gained) {
             let (id, owner) = (self.owner.id.uuid(), self.owner.name.to_string());
-            if let Some(e) = self.scope.denied(Resource::Tokens, Verb::Create, Some(id), Some(&owner), None).await {
+            if let Some(e) =
+                self.scope.denied(Resource::Tokens, Verb::Create, Some(id), Some(&owner), None).await
+            {
                 return Err(e);
             }
             return Err(Error::new(
                 Code::Forbidden,
-                format!("{owner} holds rights that you do not; narrow the token with rules you hold yourself"),
+                format!(
+                    "{owner} holds rights that you do not; narrow the token with rules you hold yourself"
+                ),
             ));
         }
         let now = self.scope.now();
@@ -161,7 +172,13 @@ impl Tokens<'_> {
         .or_domain()?;
         let row = read(&row)?;
         let detail = json!({"owner": self.owner.name, "rules": row.rules, "expires_at": row.expires_at});
-        self.scope.audit(Verb::Create, Resource::Tokens, Some(row.id.uuid()), Some(row.name.as_str()), detail);
+        self.scope.audit(
+            Verb::Create,
+            Resource::Tokens,
+            Some(row.id.uuid()),
+            Some(row.name.as_str()),
+            detail,
+        );
         Ok(IssuedToken { token: Plain::new(token), row })
     }
 
@@ -192,7 +209,13 @@ impl Tokens<'_> {
             .await
             .or_domain()?;
         let detail = json!({"owner": self.owner.name});
-        self.scope.audit(Verb::Delete, Resource::Tokens, Some(permit.id.uuid()), Some(permit.name.as_str()), detail);
+        self.scope.audit(
+            Verb::Delete,
+            Resource::Tokens,
+            Some(permit.id.uuid()),
+            Some(permit.name.as_str()),
+            detail,
+        );
         Ok(())
     }
 }

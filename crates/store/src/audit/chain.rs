@@ -73,8 +73,17 @@ fn digest(previous: &[u8], row: &PgRow) -> Result<[u8; 32], Error> {
     field(Some(&at.timestamp_micros().to_be_bytes()));
     field(Some(&row.try_get::<i64, _>("seq").or_domain()?.to_be_bytes()));
     for column in [
-        "txid", "principal_kind", "principal_name", "impersonator_name", "verb", "resource", "resource_name",
-        "space_name", "outcome", "address", "detail",
+        "txid",
+        "principal_kind",
+        "principal_name",
+        "impersonator_name",
+        "verb",
+        "resource",
+        "resource_name",
+        "space_name",
+        "outcome",
+        "address",
+        "detail",
     ] {
         field(row.try_get::<Option<String>, _>(column).or_domain()?.as_deref().map(str::as_bytes));
     }
@@ -88,10 +97,12 @@ impl System {
         let now = scope.now();
         let tx = scope.tx()?;
         sqlx::query(LOCK).execute(&mut *tx).await.or_domain()?;
-        let last = sqlx::query("select n, txid::text as txid, entry_seq, hash from audit_chain order by n desc limit 1")
-            .fetch_optional(&mut *tx)
-            .await
-            .or_domain()?;
+        let last = sqlx::query(
+            "select n, txid::text as txid, entry_seq, hash from audit_chain order by n desc limit 1",
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .or_domain()?;
         let (mut n, txid, seq, mut previous) = match &last {
             Some(row) => (
                 row.try_get::<i64, _>("n").or_domain()?,
@@ -117,7 +128,8 @@ impl System {
         if rows.is_empty() {
             return Ok(0);
         }
-        let (mut ns, mut ids, mut ats, mut seqs, mut txids, mut hashes) = (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let (mut ns, mut ids, mut ats, mut seqs, mut txids, mut hashes) =
+            (vec![], vec![], vec![], vec![], vec![], vec![]);
         for row in &rows {
             n += 1;
             previous = digest(&previous, row)?.to_vec();
@@ -241,12 +253,13 @@ async fn walk(tx: &mut PgConnection) -> Result<Verdict, Error> {
             reason: "the entry was put behind the chain's end".to_owned(),
         });
     }
-    let unchained: i64 = sqlx::query_scalar("select count(*) from audit_entries where (txid, seq) > ($1::text::xid8, $2)")
-        .bind(&last_txid)
-        .bind(last_seq)
-        .fetch_one(&mut *tx)
-        .await
-        .or_domain()?;
+    let unchained: i64 =
+        sqlx::query_scalar("select count(*) from audit_entries where (txid, seq) > ($1::text::xid8, $2)")
+            .bind(&last_txid)
+            .bind(last_seq)
+            .fetch_one(&mut *tx)
+            .await
+            .or_domain()?;
     verdict.unchained = unchained as u64;
     Ok(verdict)
 }

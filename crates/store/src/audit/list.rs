@@ -87,12 +87,18 @@ impl Scope {
         self.listing(Resource::Audit, Verb::List).await?;
         let limit = filter.limit.unwrap_or(limits::PAGE_DEFAULT);
         if !(1..=limits::PAGE_MAX).contains(&limit) {
-            return Err(Error::new(Code::InvalidField, format!("limit is between 1 and {}", limits::PAGE_MAX)).field("limit"));
+            return Err(Error::new(
+                Code::InvalidField,
+                format!("limit is between 1 and {}", limits::PAGE_MAX),
+            )
+            .field("limit"));
         }
         if let Some(outcome) = &filter.outcome
             && !["allowed", "denied", "failed"].contains(&outcome.as_str())
         {
-            return Err(Error::new(Code::InvalidField, "outcome is one of allowed, denied, failed").field("outcome"));
+            return Err(
+                Error::new(Code::InvalidField, "outcome is one of allowed, denied, failed").field("outcome")
+            );
         }
         let after = filter.cursor.as_deref().map(decode).transpose()?;
         let sql = if filter.ascending { select!(">", "asc") } else { select!("<", "desc") };
@@ -125,8 +131,10 @@ fn encode(at: Time, id: Uuid) -> String {
 }
 
 fn decode(cursor: &str) -> Result<(Time, Uuid), Error> {
-    let wrong =
-        || Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one").field("cursor");
+    let wrong = || {
+        Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one")
+            .field("cursor")
+    };
     let bytes = B64.decode(cursor).map_err(|_| wrong())?;
     let (at, id) = bytes.split_at_checked(8).ok_or_else(wrong)?;
     let at = i64::from_be_bytes(at.try_into().map_err(|_| wrong())?);

@@ -44,7 +44,8 @@ fn private_dir(config: &ClusterConfig, dir: &Path) -> Result<(), ClusterError> {
 
 fn hand_over(config: &ClusterConfig, path: &Path) -> Result<(), ClusterError> {
     if let Some(as_) = config.run_as {
-        chown(path, Some(as_.uid), Some(as_.gid)).map_err(|e| failed(format!("chown {}", path.display()), e))?;
+        chown(path, Some(as_.uid), Some(as_.gid))
+            .map_err(|e| failed(format!("chown {}", path.display()), e))?;
     }
     Ok(())
 }
@@ -56,7 +57,8 @@ fn initdb(config: &ClusterConfig, binaries: &Binaries) -> Result<(), ClusterErro
     let _ = fs::remove_file(config.dir.join("made"));
     let mut command = super::supervise::as_user(config, None);
     command.push(binaries.path("initdb").display().to_string());
-    let fixed = ["--username", OWNER, "--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--locale=C"];
+    let fixed =
+        ["--username", OWNER, "--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--locale=C"];
     command.extend(fixed.map(str::to_owned));
     if config.durable {
         command.push("--data-checksums".to_owned());
@@ -112,7 +114,10 @@ fn user_name(uid: u32) -> Result<String, ClusterError> {
         .map_err(|e| failed("run id", e))?;
     let name = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     if !out.status.success() || name.is_empty() || name.contains('"') {
-        return Err(failed("name the user", format!("uid {uid} has no name; PostgreSQL needs one in /etc/passwd")));
+        return Err(failed(
+            "name the user",
+            format!("uid {uid} has no name; PostgreSQL needs one in /etc/passwd"),
+        ));
     }
     Ok(name)
 }

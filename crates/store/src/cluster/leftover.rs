@@ -32,7 +32,9 @@ pub(super) fn end(data: &Path) -> Result<(), ClusterError> {
     }
     // Nobody runs here, so the file speaks of the past. Left alone it stops the start when its pid is in use again.
     match std::fs::remove_file(data.join("postmaster.pid")) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove the stale postmaster.pid", e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove the stale postmaster.pid", e))
+        }
         _ => Ok(()),
     }
 }

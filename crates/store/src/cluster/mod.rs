@@ -31,7 +31,9 @@ const STOP: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    #[error("no PostgreSQL {0} was found in /usr/lib/postgresql/*/bin or PATH; install it (apt install postgresql) or set database_url")]
+    #[error(
+        "no PostgreSQL {0} was found in /usr/lib/postgresql/*/bin or PATH; install it (apt install postgresql) or set database_url"
+    )]
     NoBinaries(String),
     #[error("another wharf is running on {0}; stop it first, or use another data directory")]
     Taken(PathBuf),
@@ -95,7 +97,11 @@ impl ClusterConfig {
     }
 
     fn as_owner(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass().socket(self.run()).port(PORT).username(OWNER).database(database)
+        PgConnectOptions::new_without_pgpass()
+            .socket(self.run())
+            .port(PORT)
+            .username(OWNER)
+            .database(database)
     }
 }
 
@@ -112,7 +118,10 @@ pub fn prepare(config: &ClusterConfig) -> Result<Vec<String>, ClusterError> {
 }
 
 /// Waits until the server answers and makes the application role and the database where they are missing.
-pub async fn ready(config: &ClusterConfig, mut dead: impl FnMut() -> Option<String>) -> Result<(), ClusterError> {
+pub async fn ready(
+    config: &ClusterConfig,
+    mut dead: impl FnMut() -> Option<String>,
+) -> Result<(), ClusterError> {
     let begun = Instant::now();
     let mut conn = loop {
         match PgConnection::connect_with(&config.as_owner("postgres")).await {
@@ -201,7 +210,9 @@ impl Cluster {
     /// Fast shutdown: running transactions are rolled back, everything committed is on disk. Close the store first.
     pub async fn stop(self) -> Result<(), ClusterError> {
         let supervisor = self.supervisor.clone();
-        tokio::task::spawn_blocking(move || supervisor.stop(STOP)).await.map_err(|e| failed("stop PostgreSQL", e))?
+        tokio::task::spawn_blocking(move || supervisor.stop(STOP))
+            .await
+            .map_err(|e| failed("stop PostgreSQL", e))?
     }
 }
 

@@ -25,7 +25,11 @@ pub(super) fn as_user(config: &ClusterConfig, death: Option<&str>) -> Vec<String
         command.extend(["--pdeathsig".to_owned(), signal.to_owned()]);
     }
     if let Some(as_) = config.run_as {
-        command.extend([format!("--reuid={}", as_.uid), format!("--regid={}", as_.gid), "--clear-groups".to_owned()]);
+        command.extend([
+            format!("--reuid={}", as_.uid),
+            format!("--regid={}", as_.gid),
+            "--clear-groups".to_owned(),
+        ]);
     }
     command.push("--".to_owned());
     command
@@ -137,7 +141,9 @@ impl Supervisor {
             let _ = kill_process(pid, Signal::QUIT);
         }
         // Wait without reaping: while the zombie is there the pid cannot become someone else's.
-        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
+        while let Err(rustix::io::Errno::INTR) =
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        {}
         let mut state = self.lock();
         state.pid = None;
         match child.wait() {

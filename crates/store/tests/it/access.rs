@@ -70,7 +70,11 @@ async fn you_can_only_grant_what_you_hold() {
         rule(&["access"], &["roles", "role-bindings", "users"], &[], &["*"]),
         rule(&["sessions"], &["*"], &[], &["get", "list", "watch"]),
     ];
-    scope.roles().create(&permit, NewRole { name: name("access-manager"), rules, labels: Labels::default() }).await.unwrap();
+    scope
+        .roles()
+        .create(&permit, NewRole { name: name("access-manager"), rules, labels: Labels::default() })
+        .await
+        .unwrap();
     scope.commit().await.unwrap();
     let mallory = app.user("mallory", "access-manager", None).await;
 
@@ -82,18 +86,25 @@ async fn you_can_only_grant_what_you_hold() {
     let permit = scope.roles().allow(Verb::Create, &name("mine")).await.unwrap();
     let all = vec![rule(&["*"], &["*"], &[], &["*"])];
     assert_eq!(
-        code(scope.roles().create(&permit, NewRole { name: name("mine"), rules: all, labels: Labels::default() }).await),
+        code(
+            scope
+                .roles()
+                .create(&permit, NewRole { name: name("mine"), rules: all, labels: Labels::default() })
+                .await
+        ),
         Code::Forbidden
     );
     // Not by widening his own.
     let mut scope = app.global(&mallory).await;
     let permit = scope.roles().permit(&at("access-manager"), Verb::Update).await.unwrap();
-    let wider = RolePatch { rules: Some(vec![rule(&["core"], &["secrets"], &[], &["read-values"])]), labels: None };
+    let wider =
+        RolePatch { rules: Some(vec![rule(&["core"], &["secrets"], &[], &["read-values"])]), labels: None };
     assert_eq!(code(scope.roles().update(&permit, wider, None).await), Code::Forbidden);
     // Not by taking the admin's account over.
     let mut scope = app.global(&mallory).await;
     let permit = scope.users().permit(&at("admin"), Verb::Update).await.unwrap();
-    let patch = PrincipalPatch { password: Some(wharf_domain::Plain::new("mine now 123")), ..Default::default() };
+    let patch =
+        PrincipalPatch { password: Some(wharf_domain::Plain::new("mine now 123")), ..Default::default() };
     assert_eq!(code(scope.users().update(&permit, patch, None).await), Code::Forbidden);
     // Not by taking his rights away.
     let mut scope = app.global(&mallory).await;
@@ -114,7 +125,11 @@ async fn built_in_roles_stay_and_bound_roles_are_in_use() {
 
     let permit = scope.roles().allow(Verb::Create, &name("mine")).await.unwrap();
     let rules = vec![rule(&["core"], &["spaces"], &[], &["get"])];
-    scope.roles().create(&permit, NewRole { name: name("mine"), rules, labels: Labels::default() }).await.unwrap();
+    scope
+        .roles()
+        .create(&permit, NewRole { name: name("mine"), rules, labels: Labels::default() })
+        .await
+        .unwrap();
     scope.commit().await.unwrap();
     app.user("uma", "mine", None).await;
     let mut scope = app.global(&app.admin).await;
@@ -128,7 +143,8 @@ async fn a_rule_with_an_unknown_word_is_refused() {
     let mut scope = app.global(&app.admin).await;
     let permit = scope.roles().allow(Verb::Create, &name("mine")).await.unwrap();
     let rules = vec![rule(&["core"], &["spacez"], &[], &["get"])];
-    let e = scope.roles().create(&permit, NewRole { name: name("mine"), rules, labels: Labels::default() }).await;
+    let e =
+        scope.roles().create(&permit, NewRole { name: name("mine"), rules, labels: Labels::default() }).await;
     assert_eq!(code(e), Code::InvalidField);
 }
 
@@ -158,7 +174,8 @@ async fn a_review_names_the_binding_that_allows() {
     assert_eq!(yes.role.as_deref(), Some("viewer"));
     assert!(yes.binding.unwrap().starts_with("vera-viewer-"));
     assert!(!scope.review(&ask(Verb::Delete)).await.unwrap().allowed);
-    let elsewhere = Review { verb: Verb::Get, resource: Resource::Sessions, name: None, space: Some(at("nowhere")) };
+    let elsewhere =
+        Review { verb: Verb::Get, resource: Resource::Sessions, name: None, space: Some(at("nowhere")) };
     assert_eq!(code(scope.review(&elsewhere).await), Code::NotFound);
 }
 
@@ -168,7 +185,8 @@ async fn acting_as_someone_else_leaves_both_names_in_the_log() {
     let lab = app.space("lab").await;
     app.user("dora", "developer", Some(lab.id)).await;
     let scope = app.global(&app.admin).await;
-    let (token, _, who) = scope.impersonate(PrincipalKind::User, &at("dora"), Duration::from_secs(300)).await.unwrap();
+    let (token, _, who) =
+        scope.impersonate(PrincipalKind::User, &at("dora"), Duration::from_secs(300)).await.unwrap();
     assert_eq!(who.name, "dora");
     let acting = app.as_bearer(&token).await.unwrap();
     assert_eq!(acting.identity().name, "dora");
@@ -206,7 +224,11 @@ async fn nobody_acts_as_someone_who_may_do_more() {
         rule(&["access"], &["users"], &[], &["get", "list", "impersonate"]),
         rule(&["core", "sessions", "work", "workers"], &["*"], &[], &["get", "list", "watch"]),
     ];
-    scope.roles().create(&permit, NewRole { name: name("support"), rules, labels: Labels::default() }).await.unwrap();
+    scope
+        .roles()
+        .create(&permit, NewRole { name: name("support"), rules, labels: Labels::default() })
+        .await
+        .unwrap();
     scope.commit().await.unwrap();
     let sue = app.user("sue", "support", None).await;
     app.user("vera", "viewer", None).await;
@@ -217,7 +239,8 @@ async fn nobody_acts_as_someone_who_may_do_more() {
     assert_eq!(app.audit("impersonate").await[0], "sue denied admin");
 
     let as_vera = app.global(&sue).await;
-    let (token, _, _) = as_vera.impersonate(PrincipalKind::User, &at("vera"), Duration::from_secs(60)).await.unwrap();
+    let (token, _, _) =
+        as_vera.impersonate(PrincipalKind::User, &at("vera"), Duration::from_secs(60)).await.unwrap();
     assert!(app.as_bearer(&token).await.is_ok());
     // Vera is promoted: the token does not follow her up.
     app.bind(&app.admin, "vera", "admin", None).await.unwrap();

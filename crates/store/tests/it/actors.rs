@@ -6,8 +6,8 @@ use wharf_domain::quota::Quotas;
 use wharf_domain::rbac::{Rule, Verb};
 use wharf_domain::{Code, Error, Labels, Name, NameOrId, Plain, PrincipalId, RequestId, SpaceId};
 use wharf_store::{
-    Actor, Caller, Credential, NewBinding, NewPrincipal, NewSpace, PrincipalKind, RequestMeta, Scope, Space, Store,
-    Tokens, User,
+    Actor, Caller, Credential, NewBinding, NewPrincipal, NewSpace, PrincipalKind, RequestMeta, Scope, Space,
+    Store, Tokens, User,
 };
 use wharf_testkit::TestDb;
 
@@ -106,7 +106,13 @@ impl App {
         self.log_in(named).await
     }
 
-    pub async fn bind(&self, by: &Caller, user: &str, role: &str, space: Option<SpaceId>) -> Result<(), Error> {
+    pub async fn bind(
+        &self,
+        by: &Caller,
+        user: &str,
+        role: &str,
+        space: Option<SpaceId>,
+    ) -> Result<(), Error> {
         let mut scope = self.store.global(by).await?;
         let suffix = space.map_or_else(|| "all".to_owned(), |s| s.to_string()[24..].to_owned());
         let named = name(&format!("{user}-{role}-{suffix}"));

@@ -24,8 +24,12 @@ async fn make_users(app: &App, count: usize) {
         let mut scope = app.global(&app.admin).await;
         let named = name(&format!("u-{n}"));
         let permit = scope.users().allow(Verb::Create, &named).await.unwrap();
-        let new =
-            NewPrincipal { name: named, display_name: String::new(), labels: Labels::default(), password: None };
+        let new = NewPrincipal {
+            name: named,
+            display_name: String::new(),
+            labels: Labels::default(),
+            password: None,
+        };
         scope.users().create(&permit, new).await.unwrap();
         scope.commit().await.unwrap();
     }
@@ -125,7 +129,8 @@ async fn the_application_role_cannot_change_what_was_written() {
         }
         let column = if table == "audit_chain" { "n" } else { "verb" };
         let sql = format!("update {table} set {column} = {column}");
-        let error = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut owner).await.err().unwrap().to_string();
+        let error =
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut owner).await.err().unwrap().to_string();
         assert!(error.contains("permission denied"), "{error}");
     }
 }
@@ -152,8 +157,12 @@ async fn the_log_is_filtered_paged_and_exported_in_order() {
     let app = App::new().await;
     make_users(&app, 12).await;
     let mut scope = app.global(&app.admin).await;
-    let mut filter =
-        AuditFilter { verb: Some("create".into()), resource: Some("users".into()), limit: Some(5), ..Default::default() };
+    let mut filter = AuditFilter {
+        verb: Some("create".into()),
+        resource: Some("users".into()),
+        limit: Some(5),
+        ..Default::default()
+    };
     let mut newest = Vec::new();
     loop {
         let page = scope.audit_list(&filter).await.unwrap();

@@ -33,7 +33,10 @@ async fn a_commit_in_one_process_wakes_another_and_not_itself_twice() {
             break;
         }
     }
-    assert!(matches!(heard, Some(Wake::Topic(Topic::Space(s))) if s == lab.id) || heard == Some(Wake::Topic(Topic::Audit)));
+    assert!(
+        matches!(heard, Some(Wake::Topic(Topic::Space(s))) if s == lab.id)
+            || heard == Some(Wake::Topic(Topic::Audit))
+    );
 
     // Every wake-up reached this process once, by its own bus, and not again over the database.
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -36,12 +36,15 @@ impl Home {
         let keyring = Keyring::load_or_create(&self.dir.path().join("key")).unwrap();
         let mut config = StoreConfig::new(cluster.database());
         config.acquire_timeout = Duration::from_secs(2);
-        Store::connect(config, keyring, Arc::new(SystemClock), Arc::new(wharf_bus::Local::new())).await.unwrap()
+        Store::connect(config, keyring, Arc::new(SystemClock), Arc::new(wharf_bus::Local::new()))
+            .await
+            .unwrap()
     }
 
     /// Processes whose working directory is in here.
     fn processes(&self) -> Vec<i32> {
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
         pids.filter(|pid: &i32| {
             std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.dir.path()))
         })
@@ -153,7 +156,10 @@ async fn killed_in_the_middle_it_comes_back_and_nothing_committed_is_lost() {
     cluster.stop().await.unwrap();
 }
 
-async fn make_space(system: &wharf_store::System, named: &wharf_domain::Name) -> Result<(), wharf_domain::Error> {
+async fn make_space(
+    system: &wharf_store::System,
+    named: &wharf_domain::Name,
+) -> Result<(), wharf_domain::Error> {
     let mut scope = system.global().await?;
     let permit = scope.spaces().allow(wharf_domain::rbac::Verb::Create, named).await?;
     let new = wharf_store::NewSpace {
@@ -242,7 +248,11 @@ async fn concurrent_starters_migrate_once_and_a_newer_schema_is_refused() {
 
     use sqlx::Connection as _;
     let wharf_store::Database::Socket { dir, port, name, owner, .. } = cluster.database() else { panic!() };
-    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass().socket(dir).port(port).username(&owner).database(&name);
+    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+        .socket(dir)
+        .port(port)
+        .username(&owner)
+        .database(&name);
     let mut conn = sqlx::PgConnection::connect_with(&options).await.unwrap();
     sqlx::query(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)

@@ -24,7 +24,12 @@ fn fresh(begin: Result<Begin, Error>) -> IdempotencyHandle {
 
 async fn make_space(scope: &mut Scope, named: &str) {
     let permit = scope.spaces().allow(Verb::Create, &name(named)).await.unwrap();
-    let new = NewSpace { name: name(named), labels: Labels::default(), quotas: Default::default(), defaults: json!({}) };
+    let new = NewSpace {
+        name: name(named),
+        labels: Labels::default(),
+        quotas: Default::default(),
+        defaults: json!({}),
+    };
     scope.spaces().create(&permit, new).await.unwrap();
 }
 
@@ -78,7 +83,9 @@ async fn a_claim_whose_process_died_is_taken_over_and_the_dead_one_cannot_commit
     assert_eq!(code(late.commit_reply(201, &json!({})).await), Code::LeaseLost);
     make_space(&mut scope, "lab").await;
     scope.commit_reply(201, &json!({"by": "second"})).await.unwrap();
-    let Begin::Replay { body, .. } = begin(&app.store, &app.admin, "k", 1).await.unwrap() else { panic!("runs again") };
+    let Begin::Replay { body, .. } = begin(&app.store, &app.admin, "k", 1).await.unwrap() else {
+        panic!("runs again")
+    };
     assert_eq!(body, json!({"by": "second"}));
 }
 

@@ -75,7 +75,11 @@ async fn a_list_is_filtered_by_the_names_one_may_see_and_refused_where_that_is_n
     let mut scope = app.global(&app.admin).await;
     let permit = scope.roles().allow(Verb::Create, &name("two")).await.unwrap();
     let rules = vec![rule(&["access"], &["users"], &["u-001", "u-003"], &["get", "list"])];
-    scope.roles().create(&permit, NewRole { name: name("two"), rules, labels: Labels::default() }).await.unwrap();
+    scope
+        .roles()
+        .create(&permit, NewRole { name: name("two"), rules, labels: Labels::default() })
+        .await
+        .unwrap();
     scope.commit().await.unwrap();
     let tom = app.user("tom", "two", None).await;
     let mut scope = app.global(&tom).await;

@@ -26,7 +26,11 @@ async fn a_change_and_its_event_appear_together_and_wake_the_space() {
     let mut scope = app.store.scope(&app.admin, &at("lab")).await.unwrap();
     secret(&mut scope, "mail").await;
     scope.commit().await.unwrap();
-    assert_eq!(heard.next().await, Some(Wake::Topic(Topic::Space(lab.id))), "the first wake-up is of the commit");
+    assert_eq!(
+        heard.next().await,
+        Some(Wake::Topic(Topic::Space(lab.id))),
+        "the first wake-up is of the commit"
+    );
 
     let page = read_all(&app, lab.id, Position::default()).await;
     let names: Vec<_> = page.iter().map(|(name, _)| name.as_str()).collect();
@@ -112,7 +116,11 @@ async fn a_watcher_that_begins_at_a_list_sees_every_later_change() {
     // The position survives the wire.
     let again: Position = from.to_string().parse().unwrap();
     assert_eq!(again, from);
-    assert!("12".parse::<Position>().is_err() && "a-b".parse::<Position>().is_err() && "-1--2".parse::<Position>().is_err());
+    assert!(
+        "12".parse::<Position>().is_err()
+            && "a-b".parse::<Position>().is_err()
+            && "-1--2".parse::<Position>().is_err()
+    );
 }
 
 #[tokio::test]

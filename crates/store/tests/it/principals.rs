@@ -9,7 +9,12 @@ use crate::actors::{App, PASSWORD, at, code, name, rule};
 async fn service_account(app: &App, named: &str) {
     let mut scope = app.global(&app.admin).await;
     let permit = scope.service_accounts().allow(Verb::Create, &name(named)).await.unwrap();
-    let new = NewPrincipal { name: name(named), display_name: String::new(), labels: Labels::default(), password: None };
+    let new = NewPrincipal {
+        name: name(named),
+        display_name: String::new(),
+        labels: Labels::default(),
+        password: None,
+    };
     scope.service_accounts().create(&permit, new).await.unwrap();
     scope.commit().await.unwrap();
 }
@@ -55,7 +60,8 @@ async fn a_token_does_what_its_owner_may_until_it_expires_or_is_deleted() {
     let app = App::new().await;
     service_account(&app, "ci").await;
     bind_account(&app, "ci", "viewer").await;
-    let secret = token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
+    let secret =
+        token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
     assert!(secret.expose_str().unwrap().starts_with("wharf_"));
     let ci = app.as_bearer(&secret).await.unwrap();
     assert_eq!(ci.identity().name, "ci");
@@ -134,7 +140,8 @@ async fn nobody_makes_a_token_that_may_do_more_than_he() {
 async fn neither_the_database_nor_a_list_shows_a_token() {
     let app = App::new().await;
     service_account(&app, "ci").await;
-    let secret = token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
+    let secret =
+        token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
     let mut scope = app.global(&app.admin).await;
     let owner = scope.service_accounts().permit(&at("ci"), Verb::Get).await.unwrap();
     let listed = scope.tokens(&owner).list(&Default::default()).await.unwrap();
@@ -148,7 +155,8 @@ async fn neither_the_database_nor_a_list_shows_a_token() {
 async fn the_use_of_a_token_is_kept_coarsely() {
     let app = App::new().await;
     service_account(&app, "ci").await;
-    let secret = token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
+    let secret =
+        token(&app, "ci", NewApiToken { name: name("t"), rules: None, lifetime: DAY }).await.unwrap();
     let used = async || {
         let mut scope = app.global(&app.admin).await;
         let owner = scope.service_accounts().permit(&at("ci"), Verb::Get).await.unwrap();
@@ -193,7 +201,12 @@ async fn a_taken_name_and_a_stale_version_are_told() {
     let alice = app.stranger("alice").await;
     let mut scope = app.global(&app.admin).await;
     let permit = scope.users().allow(Verb::Create, &name("alice")).await.unwrap();
-    let again = NewPrincipal { name: name("alice"), display_name: String::new(), labels: Labels::default(), password: None };
+    let again = NewPrincipal {
+        name: name("alice"),
+        display_name: String::new(),
+        labels: Labels::default(),
+        password: None,
+    };
     let e = scope.users().create(&permit, again).await.err().unwrap();
     assert_eq!((e.code, e.field.as_deref()), (Code::AlreadyExists, Some("name")));
     drop(scope);

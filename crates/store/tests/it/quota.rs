@@ -1,6 +1,6 @@
+use wharf_domain::Code;
 use wharf_domain::quota::Quotas;
 use wharf_domain::rbac::Verb;
-use wharf_domain::Code;
 use wharf_store::Actor;
 use wharf_store::quota::Delta;
 
@@ -9,7 +9,9 @@ use crate::actors::{App, at};
 #[tokio::test]
 async fn concurrent_admissions_never_pass_the_limit_together() {
     let app = App::new().await;
-    let lab = app.space_with("lab", Quotas { sessions: Some(5), memory_mib: Some(4096), ..Default::default() }).await;
+    let lab = app
+        .space_with("lab", Quotas { sessions: Some(5), memory_mib: Some(4096), ..Default::default() })
+        .await;
     let tries: Vec<_> = (0..40)
         .map(|_| {
             let system = app.store.system(Actor::Operator);

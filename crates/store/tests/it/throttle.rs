@@ -9,7 +9,8 @@ async fn guessing_locks_the_account_and_says_when_to_try_again() {
     let app = App::new().await;
     app.stranger("alice").await;
     for n in 0..8 {
-        let guess = app.store.login("alice", &Plain::new(format!("guess number {n}")), from("203.0.113.1")).await;
+        let guess =
+            app.store.login("alice", &Plain::new(format!("guess number {n}")), from("203.0.113.1")).await;
         assert_eq!(code(guess), Code::Unauthenticated, "guess {n}");
     }
     // The right one does not help now, from wherever it comes.
@@ -40,7 +41,8 @@ async fn one_address_trying_many_accounts_is_locked_out_and_others_are_not() {
     app.stranger("alice").await;
     let mut answers = Vec::new();
     for n in 0..45 {
-        let guess = app.store.login(&format!("user-{n}"), &Plain::new("password1"), from("203.0.113.7")).await;
+        let guess =
+            app.store.login(&format!("user-{n}"), &Plain::new("password1"), from("203.0.113.7")).await;
         answers.push(code(guess));
     }
     assert_eq!(answers.iter().filter(|c| **c == Code::Unauthenticated).count(), 40);
@@ -56,7 +58,9 @@ async fn parallel_guesses_do_not_slip_past_the_limit_together() {
         .map(|n| {
             let store = app.store.clone();
             tokio::spawn(async move {
-                code(store.login("alice", &Plain::new(format!("guess number {n}")), from("203.0.113.1")).await)
+                code(
+                    store.login("alice", &Plain::new(format!("guess number {n}")), from("203.0.113.1")).await,
+                )
             })
         })
         .collect();
