@@ -103,3 +103,13 @@ pub struct FilesDeleted {
     /// Directory entries removed.
     pub entries: u64,
 }
+
+/// What is known of a file (`stat`), or a page of a directory's entries (`list`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum FileAnswer {
+    /// With `stat`.
+    Stat(FileInfo),
+    /// With `list`.
+    List(super::Page<FileInfo>),
+}

@@ -1,0 +1,73 @@
+//! Query strings. An unknown parameter is an error, with the nearest known one.
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use wharf_domain::{Code, Error};
+use wharf_store::PageRequest;
+
+use super::refuse::refuse;
+use crate::problem::Problem;
+
+pub(crate) struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self(parse(parts.uri.query().unwrap_or_default())?))
+    }
+}
+
+pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Error> {
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query)
+        .map_err(|e| Error::new(Code::BadRequest, format!("the query string cannot be read: {e}")))?;
+    if let Some((name, _)) = pairs.iter().find(|(k, v)| k.contains('\0') || v.contains('\0')) {
+        return Err(Error::new(Code::InvalidField, "a parameter may not hold a NUL character")
+            .field(name.replace('\0', "")));
+    }
+    let source = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(source).map_err(|e| {
+        let path = e.path().to_string();
+        let mut error = refuse(&path, &e.into_inner().to_string());
+        error.public = error.public.replace("no field", "no parameter").replace("the field", "the parameter");
+        error
+    })
+}
+
+/// A parameter that is on when it is there: `?list`, `?list=true`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flag(pub bool);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "" | "true" => Ok(Self(true)),
+            "false" => Ok(Self(false)),
+            _ => Err(D::Error::custom("it is a switch: leave its value empty, or write true or false")),
+        }
+    }
+}
+
+/// What every list takes.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Entries of a page; 50 when absent.
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<u32>,
+    /// Where the page begins: `next_cursor` of the page before.
+    #[param(max_length = 200)]
+    pub cursor: Option<String>,
+    /// Only things with these labels: `a=b,c` for label `a` of value `b` and label `c` of any.
+    #[param(max_length = 2000)]
+    pub labels: Option<String>,
+}
+
+impl ListQuery {
+    pub(crate) fn page(&self) -> Result<PageRequest, Error> {
+        PageRequest::new(self.limit, self.cursor.as_deref(), self.labels.as_deref())
+    }
+}

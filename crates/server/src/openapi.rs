@@ -1,0 +1,224 @@
+//! The API's description of itself (OpenAPI 3.1).
+//!
+//! Handlers say what is particular to them; what holds everywhere is added here: path parameters, problem answers,
+//! `Idempotency-Key`, `If-Match`, security and the right an operation needs. Refuses (by panic, when the router is built)
+//! an operation without a line in the table of permits.
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use wharf_domain::{Code, limits};
+
+use crate::permits;
+
+const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
+const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+const UUID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+
+/// POSTs that do nothing a second time would do twice, or whose answer must not be kept: they ignore the key.
+const WITHOUT_KEY: [&str; 8] = [
+    "login",
+    "refresh",
+    "logout",
+    "impersonate",
+    "review_access",
+    "verify_audit",
+    "reveal_secret",
+    "import_image",
+];
+
+/// What the router starts from.
+pub(crate) fn empty() -> OpenApi {
+    OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("Wharf")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some(include_str!("openapi.md")))
+                .license(Some(
+                    LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
+                ))
+                .build(),
+        )
+        .build()
+}
+
+/// The whole document.
+pub(crate) fn dress(api: &OpenApi) -> Value {
+    let mut document = serde_json::to_value(api).expect("the document is plain data");
+    document["openapi"] = json!("3.1.0");
+    let paths = std::mem::take(&mut document["paths"]);
+    let mut dressed = Map::new();
+    if let Value::Object(paths) = paths {
+        for (path, mut item) in paths {
+            let path = path.replace("{*path}", "{path}");
+            for method in METHODS {
+                if let Some(operation) = item.get_mut(method) {
+                    dress_operation(&path, method, operation);
+                }
+            }
+            dressed.insert(path, item);
+        }
+    }
+    document["paths"] = Value::Object(dressed);
+    document["security"] = json!([{"bearer": []}]);
+    document["tags"] = tags();
+    document["components"]["securitySchemes"] = json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An access token from `/v1/auth/login`, or an API token (`wharf_…`).",
+        }
+    });
+    document["components"]["responses"] = problem_responses();
+    let (problem_name, problem) = schema_of::<wharf_wire::api::Problem>();
+    document["components"]["schemas"][problem_name] = problem;
+    let (code_name, code) = schema_of::<Code>();
+    document["components"]["schemas"][code_name] = code;
+    document
+}
+
+fn schema_of<T: utoipa::ToSchema>() -> (String, Value) {
+    let schema = serde_json::to_value(T::schema()).expect("a schema is plain data");
+    (T::name().into_owned(), schema)
+}
+
+fn dress_operation(path: &str, method: &str, operation: &mut Value) {
+    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    let access =
+        permits::of(&id).unwrap_or_else(|| panic!("the operation {id} is not in the table of permits"));
+    operation["x-wharf-permit"] = access.show();
+    if access.public() {
+        operation["security"] = json!([]);
+    }
+    add_parameters(path, method, &id, operation);
+    let has_body = operation.get("requestBody").is_some();
+    let has_query = operation["parameters"].as_array().is_some_and(|p| p.iter().any(|p| p["in"] == "query"));
+    let v1 = path.starts_with("/v1/");
+    let mut statuses = vec![500, 503];
+    if v1 {
+        statuses.extend([400, 429, 504]);
+    }
+    if v1 && (has_body || has_query || path.contains('{')) {
+        statuses.push(422);
+    }
+    if !access.public() {
+        statuses.extend([401, 403, 404]);
+    }
+    if access.public() && has_body {
+        statuses.push(401);
+    }
+    if path.contains('{') || method == "post" {
+        statuses.push(409);
+    }
+    if method == "patch" || (method == "delete" && path.contains('{')) {
+        statuses.push(412);
+    }
+    if has_body {
+        statuses.extend([413, 415]);
+    }
+    if id == "get_file" {
+        statuses.push(416);
+    }
+    if !operation["responses"].is_object() {
+        operation["responses"] = json!({});
+    }
+    for status in statuses {
+        let key = status.to_string();
+        if operation["responses"].get(&key).is_none() {
+            operation["responses"][key] = json!({"$ref": format!("#/components/responses/Problem{status}")});
+        }
+    }
+}
+
+fn add_parameters(path: &str, method: &str, id: &str, operation: &mut Value) {
+    let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+    for name in path.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+        if !parameters.iter().any(|p| p["in"] == "path" && p["name"] == name) {
+            parameters.insert(0, path_parameter(name));
+        }
+    }
+    if method == "post" && !WITHOUT_KEY.contains(&id) {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "The same key with the same body is done once and answered the same for 24 hours.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": limits::IDEMPOTENCY_KEY_CHARS, "pattern": "^[\\x21-\\x7e]+$"},
+        }));
+    }
+    if method == "patch" || (method == "delete" && takes_version(id)) {
+        parameters.push(json!({
+            "name": "If-Match", "in": "header", "required": false,
+            "description": "Does it only if the thing is still at this `resource_version`, in double quotes.",
+            "schema": {"type": "string", "pattern": "^(\\*|\"[0-9]{1,18}\")$"},
+        }));
+    }
+    if !parameters.is_empty() {
+        operation["parameters"] = Value::Array(parameters);
+    }
+}
+
+fn takes_version(id: &str) -> bool {
+    !matches!(id, "delete_file" | "delete_token" | "delete_image")
+}
+
+fn path_parameter(name: &str) -> Value {
+    let (description, schema) = match name {
+        "process" => (
+            "The process's number.",
+            json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
+        ),
+        "seq" => (
+            "The message's number.",
+            json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
+        ),
+        "token" => ("The token's id.", json!({"type": "string", "format": "uuid", "pattern": UUID_PATTERN})),
+        "path" => (
+            "The absolute path without its first `/`.",
+            json!({"type": "string", "minLength": 1, "maxLength": 4095}),
+        ),
+        "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role"
+        | "role_binding" | "image" => {
+            ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
+        }
+        other => panic!("the path parameter {other} is not described"),
+    };
+    json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})
+}
+
+fn problem_responses() -> Value {
+    let mut by_status: std::collections::BTreeMap<u16, Vec<Code>> = std::collections::BTreeMap::new();
+    for code in Code::ALL {
+        by_status.entry(code.status()).or_default().push(*code);
+    }
+    let mut responses = Map::new();
+    for (status, codes) in by_status {
+        let lines: Vec<String> = codes.iter().map(|c| format!("`{c}`: {}", c.title().trim())).collect();
+        let mut response = json!({
+            "description": lines.join("\n\n"),
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        });
+        if matches!(status, 429 | 503) {
+            response["headers"] =
+                json!({"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}});
+        }
+        responses.insert(format!("Problem{status}"), response);
+    }
+    Value::Object(responses)
+}
+
+fn tags() -> Value {
+    json!([
+        {"name": "auth", "description": "Login, tokens, impersonation, and the question \"may I?\"."},
+        {"name": "principals", "description": "Users, service accounts and their API tokens."},
+        {"name": "access", "description": "Roles and role bindings."},
+        {"name": "audit", "description": "Who did what, chained by hash."},
+        {"name": "spaces", "description": "The tenant boundary, its quotas and its events."},
+        {"name": "secrets", "description": "Encrypted named values of a space."},
+        {"name": "images", "description": "Root filesystems sessions start from."},
+        {"name": "sessions", "description": "An agent's computer each."},
+        {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},
+        {"name": "processes", "description": "Commands, processes and terminals."},
+        {"name": "files", "description": "Files of a session, running or closed."},
+        {"name": "snapshots", "description": "Point-in-time copies of a session's files."},
+        {"name": "server", "description": "The server itself."},
+    ])
+}
