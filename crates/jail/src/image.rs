@@ -99,7 +99,7 @@ impl Store {
                         used_by: 0,
                     }),
                     None => {
-                        tracing::warn!(%name, digest = image.digest, "an image without its card is not offered")
+                        tracing::warn!(%name, digest = image.digest, "an image without its card is not offered");
                     }
                 }
             }

@@ -17,6 +17,8 @@ mod idmap;
 mod ioctl;
 mod loopback;
 mod meta;
+mod settings;
+mod standing;
 mod tree;
 
 #[cfg(test)]
@@ -25,17 +27,17 @@ mod tests;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use wharf_domain::image::ImageRef;
-use wharf_domain::{Name, SnapshotId, VolumeId};
-use wharf_ports::runtime::{ImageInfo, Source, VolumeSpec};
+use wharf_domain::{SnapshotId, VolumeId};
+use wharf_ports::runtime::{Source, VolumeSpec};
 
 pub(crate) use self::directory::remove as remove_tree;
 use self::meta::{Meta, Taken};
+pub use self::settings::{Driver, DriverChoice, PoolSettings};
 use self::tree::Trees;
 use crate::image;
 use crate::step::{At, Step};
@@ -50,46 +52,6 @@ const SMALLEST_ROOM: u64 = 4 * MIB;
 const ROOM_TO_MOUNT: u64 = 4 * MIB;
 /// How long a starting jailer waits for the one before it to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Which driver to use; `Auto` is btrfs wherever the machine can.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DriverChoice {
-    #[default]
-    Auto,
-    Btrfs,
-    Directory,
-}
-
-/// The driver in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    Btrfs,
-    /// Plain directories: forks copy, nothing limits the disk.
-    Directory,
-}
-
-impl Driver {
-    /// As capabilities name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Btrfs => "btrfs",
-            Self::Directory => "directory",
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct PoolSettings {
-    /// Root's own, mode 0700; made when missing. The pool and the images live in it.
-    pub data_dir: PathBuf,
-    /// Size of the sparse file where the data directory is not on a btrfs with simple quotas. `None`: four fifths of
-    /// what is free. A larger number grows an existing pool, a smaller one is not applied.
-    pub loop_size_mib: Option<u64>,
-    pub driver: DriverChoice,
-    /// The operator accepts volumes without a disk limit; without this the directory driver refuses every volume.
-    pub waive_disk_limit: bool,
-}
 
 /// What a jail mounts its root from; both trees are detached and id-mapped.
 #[derive(Debug)]
@@ -165,7 +127,7 @@ impl Pool {
     /// Makes the volume unless it is there; the same specification twice is one volume.
     pub fn prepare(&self, spec: &VolumeSpec) -> Result<Prepared, Step> {
         let name = spec.volume.to_string();
-        if let Some((dir, found)) = self.look(&self.volumes, &name)? {
+        if let Some((dir, found)) = look(&self.volumes, &name)? {
             return self.reuse(spec, &dir, &found).map(|()| Prepared::Existed);
         }
         self.admit(spec)?;
@@ -263,7 +225,7 @@ impl Pool {
         snapshot: SnapshotId,
         limit: u64,
     ) -> Result<(OwnedFd, u64), Step> {
-        let Some((dir, meta)) = self.look(&self.snapshots, &snapshot.to_string())? else {
+        let Some((dir, meta)) = look(&self.snapshots, &snapshot.to_string())? else {
             return Err(Step::missing(format!("snapshot {snapshot}")));
         };
         if meta.image != spec.image {
@@ -299,7 +261,7 @@ impl Pool {
             RenameFlags::NOREPLACE,
         ) {
             Ok(()) => Ok(()),
-            Err(Errno::NOENT) if self.look(&self.volumes, &to.to_string())?.is_some() => Ok(()),
+            Err(Errno::NOENT) if look(&self.volumes, &to.to_string())?.is_some() => Ok(()),
             Err(Errno::NOENT) => Err(Step::missing(format!("volume {from}"))),
             Err(Errno::EXIST) => {
                 Err(Step::in_use("rename the volume", format!("volume {to} exists already")))
@@ -346,7 +308,7 @@ impl Pool {
     /// snapshot. A running session is to be synced, then frozen around this call.
     pub fn snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<u64, Step> {
         let name = snapshot.to_string();
-        if let Some((_, found)) = self.look(&self.snapshots, &name)? {
+        if let Some((_, found)) = look(&self.snapshots, &name)? {
             return match found.taken {
                 Some(taken) if taken.volume == volume => Ok(taken.bytes),
                 _ => {
@@ -396,52 +358,6 @@ impl Pool {
         Ok(tree::names(&self.snapshots)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// All versions of all images, each name's newest first, with how many volumes and snapshots stand on them.
-    pub fn images(&self) -> Result<Vec<ImageInfo>, Step> {
-        let used = self.images_in_use()?;
-        let mut images = self.images.list()?;
-        for info in &mut images {
-            info.used_by = used.iter().filter(|image| **image == info.image).count() as u32;
-        }
-        Ok(images)
-    }
-
-    /// The newest version of an image.
-    pub fn newest_image(&self, name: &Name) -> Result<Option<ImageRef>, Step> {
-        self.images.newest(name)
-    }
-
-    /// Refused while a volume or snapshot stands on it; nothing to delete is success.
-    pub fn image_delete(&self, image: &ImageRef) -> Result<(), Step> {
-        let used = self.images_in_use()?.iter().filter(|used| *used == image).count();
-        if used > 0 {
-            return Err(Step::in_use(
-                "delete the image",
-                format!("{used} volumes and snapshots stand on image {}@{}", image.name, image.digest),
-            ));
-        }
-        self.images.delete(image)
-    }
-
-    /// Takes an image from an archive. Takes seconds: run it in a forked child where the caller must stay responsive.
-    pub fn import_image(&self, name: &Name, archive: File) -> Result<ImageInfo, Step> {
-        let mut info = self.images.import(name, archive, &mut |_| {})?;
-        info.used_by = self.images_in_use()?.iter().filter(|used| **used == info.image).count() as u32;
-        Ok(info)
-    }
-
-    fn images_in_use(&self) -> Result<Vec<ImageRef>, Step> {
-        let mut used = Vec::new();
-        for parent in [&self.volumes, &self.snapshots] {
-            for name in tree::names(parent)? {
-                if let Some((_, meta)) = self.look(parent, &name)? {
-                    used.push(meta.image);
-                }
-            }
-        }
-        Ok(used)
-    }
-
     /// The two trees a jail's overlay is made of, mapped to the ids of its user namespace.
     ///
     /// The overlay makes a directory when it is mounted, which a volume at its limit has no room for: such a session
@@ -488,7 +404,7 @@ impl Pool {
         for parent in [&self.volumes, &self.snapshots] {
             for name in tree::names(parent)? {
                 let leftover = name.starts_with(".tmp-") || name.starts_with(".dead-");
-                if leftover || self.look(parent, &name)?.is_none() {
+                if leftover || look(parent, &name)?.is_none() {
                     tracing::info!(name, "removing a half-made volume or snapshot");
                     self.trees.destroy(parent, &name)?;
                 }
@@ -499,19 +415,7 @@ impl Pool {
     }
 
     fn volume(&self, volume: VolumeId) -> Result<(OwnedFd, Meta), Step> {
-        self.look(&self.volumes, &volume.to_string())?
-            .ok_or_else(|| Step::missing(format!("volume {volume}")))
-    }
-
-    /// A finished volume or snapshot, opened.
-    fn look(&self, parent: &OwnedFd, name: &str) -> Result<Option<(OwnedFd, Meta)>, Step> {
-        match rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) {
-            Ok(dir) => {
-                Ok(meta::read(&dir).at_with(|| format!("read what {name} is"))?.map(|meta| (dir, meta)))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(Step::failed(format!("open {name}"), error)),
-        }
+        look(&self.volumes, &volume.to_string())?.ok_or_else(|| Step::missing(format!("volume {volume}")))
     }
 }
 
@@ -524,6 +428,15 @@ impl Drop for Pool {
 /// What a volume may write itself: its limit less what it inherited.
 fn own_limit(meta: &Meta) -> u64 {
     (u64::from(meta.disk_mib) * MIB).saturating_sub(meta.inherited_bytes)
+}
+
+/// A finished volume or snapshot, opened.
+fn look(parent: &OwnedFd, name: &str) -> Result<Option<(OwnedFd, Meta)>, Step> {
+    match rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) {
+        Ok(dir) => Ok(meta::read(&dir).at_with(|| format!("read what {name} is"))?.map(|meta| (dir, meta))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(Step::failed(format!("open {name}"), error)),
+    }
 }
 
 const DIRECTORY: OFlags =

@@ -88,7 +88,7 @@ fn digest(archive: &mut File, total: u64, progress: &mut dyn FnMut(Progress)) ->
 }
 
 pub(super) fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// Hashes and reports what passes.

@@ -106,7 +106,7 @@ fn stanzas(text: &str) -> Vec<Source> {
                 "enabled" => enabled = value.trim() != "no",
                 // A key written out in place has no path; apt's trusted keys have to do then.
                 "signed-by" => {
-                    source.signed_by = Some(value.trim().to_owned()).filter(|path| path.starts_with('/'))
+                    source.signed_by = Some(value.trim().to_owned()).filter(|path| path.starts_with('/'));
                 }
                 _ => {}
             }

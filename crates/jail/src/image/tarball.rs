@@ -125,9 +125,9 @@ impl<R: Read> Tarball<R> {
             kind,
             path,
             link,
-            mode: header.mode().map_err(broken)? & 0o7777,
-            user: id(more.user, header.uid().map_err(broken)?)?,
-            group: id(more.group, header.gid().map_err(broken)?)?,
+            mode: blank_or(&header.as_old().mode, header.mode())? & 0o7777,
+            user: id(more.user, blank_or(&header.as_old().uid, header.uid())?)?,
+            group: id(more.group, blank_or(&header.as_old().gid, header.gid())?)?,
             modified: more.modified.unwrap_or(header.mtime().unwrap_or(0) as i64),
             size: self.content,
             attributes: more.attributes,
@@ -242,6 +242,11 @@ fn number<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
+/// Some writers leave fields that do not matter to them empty.
+fn blank_or<N: Default>(field: &[u8], parsed: io::Result<N>) -> Result<N, Step> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(N::default()) } else { parsed.map_err(broken) }
+}
+
 /// Ids outside a jail's range would belong to somebody else.
 fn id(pax: Option<u64>, header: u64) -> Result<u32, Step> {
     let id = pax.unwrap_or(header);
@@ -258,7 +263,7 @@ fn check(header: &Header, block: &[u8; BLOCK as usize]) -> Result<(), Step> {
         .enumerate()
         .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
         .sum();
-    if header.cksum().map_err(broken)? == sum {
+    if header.cksum().is_ok_and(|said| said == sum) {
         Ok(())
     } else {
         Err(Step::refused(

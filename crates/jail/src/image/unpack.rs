@@ -111,7 +111,12 @@ impl Unpacker {
             return Ok(());
         }
         let what = || format!("unpack {}", String::from_utf8_lossy(&path));
-        let parent = self.parent_of(parent_path).at_with(what)?;
+        let parent = match self.parent_of(parent_path) {
+            Err(Errno::EXIST | Errno::NOTDIR | Errno::LOOP) => {
+                return Err(refuse(member, "what it lies in is no directory, or a link that leads nowhere"));
+            }
+            answer => answer.at_with(what)?,
+        };
         self.make_room(&parent, name, member)?;
         match member.kind {
             Kind::File => {

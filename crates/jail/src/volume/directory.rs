@@ -40,7 +40,7 @@ fn copy_entries(
     path: &mut Vec<u8>,
     links: &mut Links,
 ) -> Result<(), Step> {
-    if path.iter().filter(|byte| **byte == b'/').count() > MAX_DEPTH {
+    if path.split(|byte| *byte == b'/').count() > MAX_DEPTH {
         return Err(Step::refused(
             "copy a tree",
             format!("it is nested deeper than {MAX_DEPTH} directories"),

@@ -118,7 +118,7 @@ fn choose(settings: &PoolSettings, file: &Path) -> Result<Driver, Step> {
 
 /// Whether `data` is on a btrfs that already counts by simple quotas.
 fn direct(data: &Path) -> bool {
-    rustix::fs::statfs(data).is_ok_and(|stat| stat.f_type as i64 == BTRFS_MAGIC)
+    rustix::fs::statfs(data).is_ok_and(|stat| stat.f_type == BTRFS_MAGIC)
         && !data.join("pool.btrfs").exists()
         && open_dir(data).is_ok_and(|dir| matches!(quota_mode(&dir), Ok(Some(mode)) if mode == "squota"))
 }

@@ -10,6 +10,7 @@ mod lab;
 
 mod adopt;
 mod breakout;
+mod images;
 mod launch;
 mod limits;
 mod protocol;

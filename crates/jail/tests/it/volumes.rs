@@ -10,6 +10,7 @@ use wharf_jail::step::Kind;
 use wharf_jail::volume::{Driver, DriverChoice, Pool, PoolSettings, Prepared};
 use wharf_ports::runtime::{Source, VolumeSpec};
 
+use crate::lab;
 use crate::lab::{Lab, OUTSIDE_ROOT, UserNamespace, spec};
 
 const MIB: u64 = 1 << 20;
