@@ -124,12 +124,6 @@ impl Slots {
             .collect()
     }
 
-    /// Sessions whose computer is believed to be up, with its incarnation.
-    pub fn up(&self) -> Vec<(SessionId, u64)> {
-        let slots = self.lock();
-        slots.iter().filter_map(|(id, s)| s.running.as_ref().map(|r| (*id, r.incarnation))).collect()
-    }
-
     /// The lease is lost: whatever runs here for the session must stop writing.
     pub fn lose(&self, id: SessionId) {
         let mut slots = self.lock();

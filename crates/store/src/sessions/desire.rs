@@ -136,12 +136,10 @@ impl Sessions<'_> {
         self.0.wake(wharf_ports::Topic::Session(s.id));
         Ok(ended.map_or(Ended::Nothing, Ended::Turn))
     }
-}
 
-impl Store {
     /// Makes sure that the session's files can be served: a closed one gets a small computer for [`HOLD`] from now,
-    /// its state stays `closed`. Call it after the scope has ended and wait for [`SessionRow::endpoint`] then.
-    pub async fn hold(&self, permit: &Permit<SessionRow>) -> Result<(), Error> {
+    /// its state stays `closed`. Wait for [`SessionRow::endpoint`] after the commit.
+    pub async fn hold(&mut self, permit: &Permit<SessionRow>) -> Result<(), Error> {
         let s = permit.row();
         match (s.state, s.desired) {
             (State::Error, _) => return Err(refused(s, "open for its files", "restore it first")),
@@ -149,25 +147,24 @@ impl Store {
             // It runs, or will in a moment.
             _ => return Ok(()),
         }
-        let now = self.now();
+        let now = self.0.now();
         if s.hold_until.is_some_and(|t| t.since(now) > HOLD / 2) {
             return Ok(());
         }
-        // Losing this write to a crash of the database costs a repeated request, so nobody waits for the disk. The
-        // use itself is what the audit log tells of.
-        sqlx::query(
-            "update sessions set hold_until = greatest(hold_until, $2)
-             from (select set_config('synchronous_commit', 'off', true)) c where id = $1",
-        )
-        .bind(s.id.uuid())
-        .bind(now.plus(HOLD).to_utc())
-        .execute(self.pool())
-        .await
-        .or_domain()?;
-        self.wake(wharf_ports::Topic::Session(s.id));
+        sqlx::query("update sessions set hold_until = greatest(hold_until, $2) where id = $1")
+            .bind(s.id.uuid())
+            .bind(now.plus(HOLD).to_utc())
+            .execute(self.0.tx()?)
+            .await
+            .or_domain()?;
+        let name = Some(s.name.as_str());
+        self.0.audit(permit.verb(), wharf_domain::rbac::Resource::Files, Some(s.id.uuid()), name, json!({"held": true}));
+        self.0.wake(wharf_ports::Topic::Session(s.id));
         Ok(())
     }
+}
 
+impl Store {
     /// Reports that the recorded computer does not answer: the reconciler looks before it believes the record.
     pub async fn suspect(&self, session: &SessionRow) -> Result<(), Error> {
         let Some(computer) = &session.computer else { return Ok(()) };
