@@ -60,8 +60,8 @@ impl Show for Finding {
     fn row(&self, _now: Time) -> Vec<Cell> {
         let mark = match self.verdict {
             Verdict::Ok => Cell::new("ok"),
-            Verdict::Warn => Cell::new("warn").style(Style::Warn),
-            Verdict::Fail => Cell::new("FAIL").style(Style::Bad),
+            Verdict::Warn => Cell::styled("warn", Style::Busy),
+            Verdict::Fail => Cell::styled("FAIL", Style::Bad),
         };
         let cells = [self.area.to_owned(), self.seen.clone(), self.remedy.clone().unwrap_or_default()];
         std::iter::once(mark).chain(cells.into_iter().map(Cell::new)).collect()
@@ -83,6 +83,8 @@ pub fn run(args: &Args, load: impl FnOnce() -> Result<Loaded>) -> Result<bool> {
         )],
     };
     // Not shortened to the terminal's width: what to do must be read to its end.
-    Out { width: None, ..Out::stdout(args.output) }.list(&findings)?;
+    let mut out = Out::stdout(args.output);
+    out.width = None;
+    out.list(&findings)?;
     Ok(findings.iter().all(|f| f.verdict != Verdict::Fail))
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use wharf_chassis::Settings;
+use wharf_jail::image::build::{build_cached, cached_path};
 use wharf_jail::image::{Built, Progress, Recipe, Store, build};
 use wharf_ports::SandboxRuntime as _;
 use wharf_ports::runtime::ImageInfo;
@@ -74,9 +75,9 @@ fn load(name: &str) -> Result<Recipe> {
 fn make(recipe: &Recipe, cache: &Path, fresh: bool, bar: &Bar) -> Result<Built> {
     let mut show = |p: Progress| bar.show(p);
     Ok(if fresh {
-        build::build(recipe, &build::cached_path(cache, recipe), &mut show)?
+        build(recipe, &cached_path(cache, recipe), &mut show)?
     } else {
-        build::build_cached(recipe, cache, &mut show)?
+        build_cached(recipe, cache, &mut show)?
     })
 }
 

@@ -76,7 +76,7 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
         }
         "key" => return local::key(&local::KeyCommand::from_arg_matches(sub)?, &given),
         "local" => return local::child(),
-        "openapi" => print!("{}", wharf_server::openapi::document_text()?),
+        "openapi" => println!("{}", serde_json::to_string_pretty(&wharf_server::document())?),
         _ => match local::of_noun(name, sub, &given)? {
             Some(code) => return Ok(code),
             None => {

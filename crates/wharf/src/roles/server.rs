@@ -24,6 +24,7 @@ pub fn run(
         health: parts.health.clone(),
         stop: stop.clone(),
         metrics: wharf_server::metrics::Metrics::default(),
+        hosts: wharf_server::Hosts::default(),
     };
     wharf_server::run(Serve { app, listener, metrics }, stop)
 }

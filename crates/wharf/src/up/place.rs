@@ -58,11 +58,6 @@ impl Account {
         }
         Ok(Some(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
     }
-
-    /// This process's own, when it is not root.
-    pub fn own() -> Self {
-        Self { name: user_name(), uid: Uid::current().as_raw(), gid: Gid::current().as_raw() }
-    }
 }
 
 pub fn user_name() -> String {

@@ -59,7 +59,11 @@ fn a_directory_in_the_way_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("keys"), "").unwrap();
     let settings = Settings { data_dir: dir.path().to_owned(), ..Settings::default() };
-    let account = Account::own();
+    let account = Account {
+        name: "me".into(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    };
     let error = format!("{:#}", place::make_directories(&settings, Some(&account)).unwrap_err());
     assert!(error.contains("keys"), "{error}");
 }

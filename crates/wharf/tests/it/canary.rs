@@ -21,30 +21,54 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal() {
     wharf.post(&format!("{space}/secrets"), json!({ "name": "key", "value": secret })).await;
     wharf.post("/v1/users", json!({ "name": "alice", "password": password })).await;
     let (status, _) = wharf
-        .call(Method::POST, "/v1/auth/login", Some(&json!({ "username": "alice", "password": format!("{password}x") })), None)
+        .call(
+            Method::POST,
+            "/v1/auth/login",
+            Some(&json!({ "username": "alice", "password": format!("{password}x") })),
+            None,
+        )
         .await
         .unwrap();
     assert_eq!(status, 401);
     // A wrong request that carries it: the problem must not repeat it.
     let (status, problem) = wharf
-        .call(Method::POST, &format!("{space}/secrets"), Some(&json!({ "name": "Bad Name", "value": secret })), None)
+        .call(
+            Method::POST,
+            &format!("{space}/secrets"),
+            Some(&json!({ "name": "Bad Name", "value": secret })),
+            None,
+        )
         .await
         .unwrap();
     assert_eq!(status, 422);
     assert!(!problem.to_string().contains("CANARY"), "{problem}");
     wharf.post(&format!("{space}/sessions?wait=ready"), json!({ "name": "one", "image": "tiny" })).await;
-    wharf.post(&format!("{space}/sessions/one/messages?wait=done"), json!({ "content": "env; ls -laR /run /home" })).await;
+    wharf
+        .post(
+            &format!("{space}/sessions/one/messages?wait=done"),
+            json!({ "content": "env; ls -laR /run /home" }),
+        )
+        .await;
     wharf.post(&format!("{space}/sessions/one/snapshots?wait=ready"), json!({})).await;
     let revealed = wharf.post(&format!("{space}/secrets/key/reveal"), json!({})).await;
     assert_eq!(revealed["value"], json!(secret));
-    for path in ["/v1/audit?limit=500", "/v1/users", &format!("{space}/secrets"), &format!("{space}/sessions/one/messages")] {
+    for path in [
+        "/v1/audit?limit=500",
+        "/v1/users",
+        &format!("{space}/secrets"),
+        &format!("{space}/sessions/one/messages"),
+    ] {
         assert!(!wharf.get(path).await.to_string().contains("CANARY"), "{path} shows it");
     }
     let own = std::process::id();
     for (pid, process) in processes().into_iter().filter(|(pid, _)| *pid != own) {
         assert!(!process.command.contains("CANARY"), "arguments of {pid} {}", process.name);
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&environment).contains("CANARY"), "environment of {pid} {}", process.name);
+        assert!(
+            !String::from_utf8_lossy(&environment).contains("CANARY"),
+            "environment of {pid} {}",
+            process.name
+        );
     }
     // Stopped, so that all of the pool and the database is on the disk.
     wharf.stop();

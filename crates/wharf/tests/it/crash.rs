@@ -92,7 +92,11 @@ async fn no_kill_at_any_time_loses_a_message_or_answers_one_twice() {
         no_leak(&wharf, &ledger).await;
         eprintln!("round {round}: {} messages so far, {:?}", ledger.messages(), since.elapsed());
     }
-    assert!(ledger.answered() > rounds as usize, "only {} messages were answered in {rounds} rounds", ledger.answered());
+    assert!(
+        ledger.answered() > rounds as usize,
+        "only {} messages were answered in {rounds} rounds",
+        ledger.answered()
+    );
     wharf.finish();
 }
 

@@ -95,7 +95,8 @@ impl Installation {
 
     /// Starts it on its data directory and waits until it is ready. Answers how long that took.
     pub async fn up(&mut self) -> Duration {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let since = Instant::now();
         self.keeper = Some(
             Command::new(env!("CARGO_BIN_EXE_wharf"))
@@ -122,7 +123,11 @@ impl Installation {
             if answer.is_ok_and(|a| a.status().is_success()) {
                 return;
             }
-            assert!(since.elapsed() < Duration::from_secs(60), "not ready after 60 s:\n{}", tail(&self.log()));
+            assert!(
+                since.elapsed() < Duration::from_secs(60),
+                "not ready after 60 s:\n{}",
+                tail(&self.log())
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -156,9 +161,16 @@ impl Installation {
             })
             .await;
         let body = json!({ "username": "admin", "password": password });
-        let answer = self.http.post(format!("http://{}/v1/auth/login", self.address)).json(&body).send().await.unwrap();
+        let answer = self
+            .http
+            .post(format!("http://{}/v1/auth/login", self.address))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
         let answer: Value = answer.json().await.unwrap();
-        *self.token.write().await = answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        *self.token.write().await =
+            answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
     }
 
     /// One request; errors of the connection are the caller's to judge, an expired token is not.
@@ -265,7 +277,13 @@ impl Installation {
             .filter(|(_, p)| p.cgroup.contains(&self.prefix) || p.command.contains(&data))
             .collect();
         assert!(left.is_empty(), "processes left behind: {left:?}");
-        let out = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{}/*", self.prefix)]);
+        let out = Command::new("find").args([
+            "/sys/fs/cgroup",
+            "-type",
+            "d",
+            "-path",
+            &format!("*{}/*", self.prefix),
+        ]);
         let cgroups = { out }.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&cgroups.stdout), "", "cgroups left behind");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -309,9 +327,15 @@ pub fn processes() -> BTreeMap<u32, Process> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").unwrap() {
         let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse::<u32>() else { continue };
-        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).map(|b| String::from_utf8_lossy(&b).into_owned());
-        let (Ok(status), Ok(command), Ok(cgroup)) = (read("status"), read("cmdline"), read("cgroup")) else { continue };
-        let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+        let read = |file: &str| {
+            std::fs::read(format!("/proc/{pid}/{file}")).map(|b| String::from_utf8_lossy(&b).into_owned())
+        };
+        let (Ok(status), Ok(command), Ok(cgroup)) = (read("status"), read("cmdline"), read("cgroup")) else {
+            continue;
+        };
+        let field = |key: &str| {
+            status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default().trim().to_owned()
+        };
         if field("State:").starts_with('Z') {
             continue;
         }

@@ -31,7 +31,11 @@ async fn nothing_but_the_jailer_is_root() {
             Part::Control | Part::Postgres => {
                 assert!(ids.iter().all(|&id| id != 0), "{part:?} ({pid}) has ids {ids:?}");
                 assert_eq!(status(pid, "CapEff:"), "0000000000000000", "{part:?} ({pid}) has capabilities");
-                assert_eq!(status(pid, "CapPrm:"), "0000000000000000", "{part:?} ({pid}) may get capabilities");
+                assert_eq!(
+                    status(pid, "CapPrm:"),
+                    "0000000000000000",
+                    "{part:?} ({pid}) may get capabilities"
+                );
             }
             Part::Host => assert!(ids.iter().all(|&id| id >= 1_000_000_000), "a host is {ids:?} outside"),
         }

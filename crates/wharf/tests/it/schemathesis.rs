@@ -16,7 +16,9 @@ async fn schemathesis_finds_no_failure() {
     }
     let Some(program) = installed() else { return };
     let wharf = Installation::start().await;
-    wharf.post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), json!({ "name": "one", "image": "tiny" })).await;
+    wharf
+        .post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), json!({ "name": "one", "image": "tiny" }))
+        .await;
     // A service account of its own: the run may end logins and change users.
     wharf.post("/v1/service-accounts", json!({ "name": "fuzz" })).await;
     let binding = json!({ "name": "fuzz", "role": "admin", "principal": { "kind": "service-account", "name": "fuzz" } });
@@ -43,11 +45,12 @@ fn installed() -> Option<std::path::PathBuf> {
     let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     let program = venv.join("bin/schemathesis");
     if !program.exists() {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).status().is_ok_and(|s| s.success())
-            && Command::new(venv.join("bin/pip"))
-                .args(["install", "--quiet", RELEASE])
-                .status()
-                .is_ok_and(|s| s.success());
+        let made =
+            Command::new("python3").args(["-m", "venv"]).arg(&venv).status().is_ok_and(|s| s.success())
+                && Command::new(venv.join("bin/pip"))
+                    .args(["install", "--quiet", RELEASE])
+                    .status()
+                    .is_ok_and(|s| s.success());
         let required = std::env::var("WHARF_TEST_REQUIRE").is_ok_and(|r| r.split(',').any(|w| w == "python"));
         assert!(made || !required, "WHARF_TEST_REQUIRE names python, but {RELEASE} cannot be installed");
         if !made {

@@ -17,7 +17,8 @@ async fn everything_is_there_after_everything_was_killed() {
     for name in ["open", "shut"] {
         wharf.post(&format!("{sessions}?wait=ready"), json!({ "name": name, "image": "tiny" })).await;
         let content = format!("echo {name} > note; echo said {name}");
-        let said = wharf.post(&format!("{sessions}/{name}/messages?wait=done"), json!({ "content": content })).await;
+        let said =
+            wharf.post(&format!("{sessions}/{name}/messages?wait=done"), json!({ "content": content })).await;
         assert_eq!(said["state"], "done", "{said}");
     }
     wharf.post(&format!("{sessions}/shut/close"), json!({})).await;

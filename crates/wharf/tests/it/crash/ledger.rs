@@ -54,7 +54,12 @@ impl Ledger {
     /// Sessions whose computer is up.
     pub async fn running(&self, wharf: &Installation) -> usize {
         let page = wharf.get(&format!("/v1/spaces/{SPACE}/sessions")).await;
-        page["items"].as_array().unwrap().iter().filter(|s| s["state"] == "idle" || s["state"] == "busy").count()
+        page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|s| s["state"] == "idle" || s["state"] == "busy")
+            .count()
     }
 
     pub async fn check(&mut self, wharf: &Installation) {
@@ -90,7 +95,9 @@ impl Book {
         for e in &log.asked {
             let answers = log.answers.get(&e.turn).map_or(&[][..], Vec::as_slice);
             match e.state.as_str() {
-                "done" => assert_eq!(answers, [format!("answer {}", e.n)], "{session}: message {} is done", e.n),
+                "done" => {
+                    assert_eq!(answers, [format!("answer {}", e.n)], "{session}: message {} is done", e.n)
+                }
                 "failed" | "cancelled" => {
                     assert!(e.reason.is_some(), "{session}: message {} is {} without a reason", e.n, e.state);
                     assert!(answers.len() <= 1, "{session}: message {} was answered twice", e.n);
@@ -106,7 +113,11 @@ impl Book {
         let distinct: BTreeSet<u64> = written.iter().copied().collect();
         assert_eq!(written.len(), distinct.len(), "{session}: a script ran twice: {written:?}");
         for e in log.asked.iter().filter(|e| e.state == "done") {
-            assert!(distinct.contains(&e.n), "{session}: message {} is done, but its line is not in the file", e.n);
+            assert!(
+                distinct.contains(&e.n),
+                "{session}: message {} is done, but its line is not in the file",
+                e.n
+            );
         }
     }
 }
@@ -148,7 +159,8 @@ async fn read(wharf: &Installation, name: &str) -> Log {
             let turn = m["turn"].as_str().unwrap().to_owned();
             if m["role"] == "user" {
                 let script = text(m);
-                let n = script.strip_prefix("echo ").and_then(|s| s.split(' ').next()).unwrap().parse().unwrap();
+                let n =
+                    script.strip_prefix("echo ").and_then(|s| s.split(' ').next()).unwrap().parse().unwrap();
                 let state = m["state"].as_str().unwrap().to_owned();
                 log.asked.push(Entry { n, turn, state, reason: m["reason"].as_str().map(str::to_owned) });
             } else {
@@ -173,7 +185,9 @@ async fn lines(wharf: &Installation, name: &str) -> Vec<u64> {
             }
             Ok((status, Value::Number(n))) if status.is_success() => return vec![n.as_u64().unwrap()],
             Ok((status, _)) if status == 404 => return Vec::new(),
-            other => assert!(since.elapsed() < Duration::from_secs(30), "{name}: reading the ledger: {other:?}"),
+            other => {
+                assert!(since.elapsed() < Duration::from_secs(30), "{name}: reading the ledger: {other:?}")
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

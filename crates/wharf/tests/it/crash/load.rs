@@ -105,8 +105,13 @@ async fn insist(wharf: &Installation, path: &str, body: &Value, key: Option<&str
     loop {
         let answer = wharf.call(Method::POST, path, Some(body), key).await;
         match answer {
-            Ok((status, answer)) if !status.is_server_error() && answer["retryable"] != true => return (status, answer),
-            other => assert!(since.elapsed() < PATIENCE, "{path} is not answered for {PATIENCE:?}; last: {other:?}"),
+            Ok((status, answer)) if !status.is_server_error() && answer["retryable"] != true => {
+                return (status, answer);
+            }
+            other => assert!(
+                since.elapsed() < PATIENCE,
+                "{path} is not answered for {PATIENCE:?}; last: {other:?}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
