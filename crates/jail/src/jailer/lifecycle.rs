@@ -10,8 +10,9 @@ use wharf_domain::{JailId, VolumeId};
 use wharf_ports::runtime::{Fault as PortFault, JailSpec, Source as VolumeSource};
 use wharf_wire::jailer::{Fault, Reply, Request};
 
+use super::helper::Answer;
 use super::record::{self, Phase, Record};
-use super::{ConnId, End, Jail, Jailer, Source, Waiting, listen};
+use super::{ConnId, End, Jail, Jailer, Source, Task, Waiting, listen};
 use crate::convert::{fault_to_wire, jail_to_wire};
 use crate::launch::{IDS, Order, Trees};
 use crate::step::{At, Step};
@@ -295,7 +296,15 @@ impl Jailer {
         tracing::info!(jail = %id, session = ?jail.record.session, "ended");
         for waiting in jail.waiting {
             match waiting {
-                Waiting::Answer(conn) => self.answer(conn, &Reply::Done {}),
+                // Said to be stopped only when a power cut could take nothing of it any more.
+                Waiting::Answer(conn) => {
+                    let volume = jail.record.volume;
+                    let synced = self
+                        .help(conn, Task::Plain, move |pool| pool.sync(volume).map(|()| Answer::Done));
+                    if let Err(step) = synced {
+                        self.answer(conn, &Reply::Fault(step.into()));
+                    }
+                }
                 Waiting::Again(conn, _) if !self.conns.contains_key(&conn) => {}
                 Waiting::Again(conn, request) => {
                     self.handle(conn, *request);

@@ -236,7 +236,7 @@ impl Jailer {
     }
 
     /// Hands work to a helper; the caller is answered when that is done.
-    fn help(
+    pub(super) fn help(
         &mut self,
         conn: ConnId,
         task: Task,
