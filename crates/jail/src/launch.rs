@@ -195,26 +195,31 @@ fn said(from: &OwnedFd) -> Option<Step> {
     child::failure(&buffer[..n])
 }
 
-/// The child's end closes with a successful exec, and only then without a word.
+/// The child's end closes with a successful exec: after its last word, and without a failure behind it.
 fn wait_for_exec(from: &OwnedFd) -> Result<(), Step> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let begun = Instant::now();
+    let mut ready = false;
     loop {
         let left = PATIENCE.saturating_sub(begun.elapsed());
         let left = Timespec::try_from(left).at("wait for the child")?;
         match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&left)) {
             Ok(0) => return Err(Step::failed("set up the jail", "the child did not finish in 10 s")),
-            Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(Step::failed("wait for the child", e)),
         }
-    }
-    let mut buffer = [0u8; 4096];
-    let (n, _) =
-        rustix::net::recv(from, &mut buffer, rustix::net::RecvFlags::empty()).at("wait for the child")?;
-    match child::failure(&buffer[..n]) {
-        Some(failure) => Err(failure),
-        None if n == 0 => Ok(()),
-        None => Err(Step::failed("set up the jail", "the child said something else")),
+        let mut buffer = [0u8; 4096];
+        let (n, _) =
+            rustix::net::recv(from, &mut buffer, rustix::net::RecvFlags::empty()).at("wait for the child")?;
+        match &buffer[..n] {
+            [] if ready => return Ok(()),
+            [] => return Err(Step::failed("set up the jail", "the child died")),
+            word if word == child::READY => ready = true,
+            word => {
+                let other = || Step::failed("set up the jail", "the child said something else");
+                return Err(child::failure(word).unwrap_or_else(other));
+            }
+        }
     }
 }

@@ -33,6 +33,8 @@ const CAPABILITIES: u64 = 1
     | 1 << 31;
 /// Chromium and language servers open thousands; a machine may allow fewer.
 const OPEN_FILES: u64 = 1 << 20;
+/// The last word before exec: the end of the socket means success only after it.
+pub(super) const READY: &[u8] = b"exec";
 const LISTENER: i32 = 3;
 const PARENT: i32 = 4;
 
@@ -107,6 +109,9 @@ fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     arrange(birth)?;
     sys::default_signals();
     let home = drop_rights(birth)?;
+    // SAFETY: arranged above; it ends with exec.
+    let parent = unsafe { BorrowedFd::borrow_raw(PARENT) };
+    rustix::net::send(parent, READY, rustix::net::SendFlags::NOSIGNAL).at("report")?;
     let environment = [
         c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         home,
@@ -163,15 +168,16 @@ fn limit_files() -> Result<(), Step> {
 /// 0 and 1 nowhere, 2 the bounded output, 3 the listener, 4 the way back (closed by exec), nothing else.
 fn arrange(birth: &Birth<'_>) -> Result<(), Step> {
     let step = "arrange descriptors";
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
+    let devnull = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
         .at("open /dev/null")?;
     let aside = |fd: BorrowedFd<'_>| sys::out_of_the_way(fd).at(step);
     let (null, output, listener, parent) = (
-        aside(null.as_fd())?,
+        aside(devnull.as_fd())?,
         aside(birth.output.as_fd())?,
         aside(birth.order.listener)?,
         aside(birth.parent.as_fd())?,
     );
+    std::mem::forget(devnull); // closed below with all the rest
     for (from, to, closing) in [
         (null, 0, false),
         (null, 1, false),
