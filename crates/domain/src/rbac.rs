@@ -155,6 +155,8 @@ impl Rights {
         {
             return None;
         }
+        // What lives in no space is never reached by a grant in one, wherever the question is asked.
+        let space = space.filter(|_| resource.spaced());
         self.grants
             .iter()
             .filter(|g| g.space.is_none() || g.space == space)

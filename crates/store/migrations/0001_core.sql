@@ -172,6 +172,14 @@ create index events_space_idx on events (space_id, txid, seq);
 create index events_order_idx on events (txid, seq);
 create index events_created_idx on events (created_at);
 
+-- Up to where retention has removed events: a reader that stands before it has missed some and must list again.
+create table events_floor (
+    one  boolean primary key default true constraint events_floor_one check (one),
+    txid xid8 not null default '0',
+    seq  bigint not null default 0
+);
+insert into events_floor default values;
+
 create table idempotency (
     principal_id uuid not null,
     route        text not null,

@@ -138,6 +138,7 @@ impl Caller {
 
     /// Names of `resource` that lists show to this caller. `space: None` is for global kinds.
     pub(crate) fn visible(&self, space: Option<SpaceId>, resource: Resource, verb: Verb) -> Visible {
+        let space = space.filter(|_| resource.spaced());
         let granted = self.rights.grants.iter().filter(|g| g.space.is_none() || g.space == space);
         let granted = names(granted.flat_map(|g| &g.rules), resource, verb);
         let Some(subset) = &self.rights.subset else { return granted };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use wharf_domain::{Code, Error, Plain};
 
@@ -59,7 +60,12 @@ impl StoreConfig {
         })
     }
 
+    /// Statements are not logged by the driver: an error is logged once, where it is handled.
     fn base(&self, owner: bool) -> Result<PgConnectOptions, Error> {
+        self.address(owner).map(PgConnectOptions::disable_statement_logging)
+    }
+
+    fn address(&self, owner: bool) -> Result<PgConnectOptions, Error> {
         match &self.database {
             Database::Url(url) => {
                 let text = url.expose_str().unwrap_or_default();

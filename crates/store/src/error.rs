@@ -59,6 +59,13 @@ fn away(db: &dyn DatabaseError) -> bool {
 pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
     match &error {
         sqlx::Error::Database(db) => {
+            // A parent row deleted while the child was being written: the other side of the same constraint.
+            if db.is_foreign_key_violation() && db.message().starts_with("insert or update") {
+                let known = db.constraint().and_then(constraint);
+                if known.is_none_or(|(code, ..)| code == Code::InUse) {
+                    return Error::new(Code::NotFound, "what this belongs to was deleted in the meantime").because(error);
+                }
+            }
             if let Some((code, field, text)) = db.constraint().and_then(constraint) {
                 return Error::new(code, text).field(field);
             }
@@ -68,9 +75,9 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => Error::unavailable("the database", error),
+        | sqlx::Error::WorkerCrashed
         // A connection cut in the middle of a message reads as a protocol error.
-        sqlx::Error::Protocol(_) => Error::unavailable("the database", error),
+        | sqlx::Error::Protocol(_) => Error::unavailable("the database", error),
         _ => Error::internal(error),
     }
 }

@@ -125,7 +125,8 @@ impl Store {
             .collect();
         let rows = sqlx::query(
             "select txid::text::bigint as txid, seq, kind, resource, resource_id, name, resource_version, data, created_at,
-                    txid < pg_snapshot_xmin(pg_current_snapshot()) as settled
+                    txid < pg_snapshot_xmin(pg_current_snapshot()) as settled,
+                    $2::text::xid8 > '0' and ($2::text::xid8, $3) < (select f.txid, f.seq from events_floor f) as gap
              from events
              where space_id = $1 and (txid, seq) > ($2::text::xid8, $3) and resource = any($4)
              order by txid, seq limit $5",
@@ -138,6 +139,13 @@ impl Store {
         .fetch_all(self.pool())
         .await
         .or_domain()?;
+        if rows.first().is_some_and(|r| r.get("gap")) {
+            return Err(Error::new(
+                Code::InvalidField,
+                "events after that position have been removed by age; list again and watch from there",
+            )
+            .field("after"));
+        }
         let mut page = EventPage { events: Vec::new(), next: from, more_soon: rows.len() > limit as usize };
         for row in rows.iter().take(limit as usize) {
             if !row.try_get::<bool, _>("settled").or_domain()? {
@@ -153,6 +161,33 @@ impl Store {
             }
         }
         Ok(page)
+    }
+}
+
+impl Store {
+    /// Removes events older than `before`, at most `batch`; answers how many.
+    pub(crate) async fn forget_events(&self, before: Time, batch: i64) -> Result<u64, Error> {
+        // Ages do not quite follow positions: the floor is the highest position removed, which may make a reader
+        // list again that had missed nothing, and never the other way round.
+        let gone = sqlx::query_scalar::<_, i64>(
+            "with old as (
+                delete from events where seq in (
+                    select seq from events
+                    where created_at < $1 and txid < pg_snapshot_xmin(pg_current_snapshot())
+                    order by txid, seq limit $2)
+                returning txid, seq
+             ), last as (select txid, seq from old order by txid desc, seq desc limit 1),
+             moved as (
+                update events_floor f set txid = l.txid, seq = l.seq from last l where (l.txid, l.seq) > (f.txid, f.seq)
+             )
+             select count(*) from old",
+        )
+        .bind(before.to_utc())
+        .bind(batch)
+        .fetch_one(self.pool())
+        .await
+        .or_domain()?;
+        Ok(gone as u64)
     }
 }
 

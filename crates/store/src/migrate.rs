@@ -12,7 +12,7 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Changes whenever a migration does: names templates of test databases.
 pub fn schema_fingerprint() -> String {
-    MIGRATOR.iter().map(|m| format!("{}:{:x?} ", m.version, m.checksum)).collect()
+    MIGRATOR.iter().map(|m| hex::encode(&m.checksum)).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs as the owner. Concurrent starters wait for each other on the migrator's advisory lock.
@@ -69,7 +69,17 @@ fn refuse(error: MigrateError) -> Error {
                 "schema version {v} in the database is not the one this program knows; it comes from another build"
             ),
         ),
-        MigrateError::Execute(e) => from_sqlx(e),
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => {
+            if e.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42501") {
+                return Error::new(
+                    Code::Unsupported,
+                    "the user of database_url must own the database and may create roles (or create role wharf_app \
+                     and grant it to that user)",
+                )
+                .because(e);
+            }
+            from_sqlx(e)
+        }
         other => Error::internal(other),
     }
 }

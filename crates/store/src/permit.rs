@@ -1,5 +1,6 @@
 //! Proof that the caller may do something to one row. Only this crate can make one.
 
+use wharf_domain::Error;
 use wharf_domain::rbac::Verb;
 
 /// The row as it was read in the scope's transaction, and the verb it was allowed for.
@@ -16,6 +17,14 @@ impl<R> Permit<R> {
 
     pub fn verb(&self) -> Verb {
         self.verb
+    }
+
+    /// Refuses a permit that was granted for something else: every write asks.
+    pub(crate) fn demand(&self, verb: Verb) -> Result<(), Error> {
+        if self.verb == verb {
+            return Ok(());
+        }
+        Err(Error::internal(format!("a permit for {} was used for {verb}", self.verb)))
     }
 
     pub fn row(&self) -> &R {

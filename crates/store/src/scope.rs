@@ -56,7 +56,7 @@ pub(crate) trait Row {
 
 impl Scope {
     pub(crate) async fn begin(store: &Store, caller: &Caller) -> Result<Self, Error> {
-        let tx = store.pool().begin().await.or_domain()?;
+        let tx = store.begin().await?;
         Ok(Self {
             store: store.clone(),
             caller: caller.clone(),

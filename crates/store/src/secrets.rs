@@ -155,6 +155,7 @@ impl Secrets<'_> {
         patch: SecretPatch,
         if_version: Option<i64>,
     ) -> Result<Secret, Error> {
+        permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let space = self.0.space()?.id;
         let sealed = patch.value.as_ref().map(|v| self.seal(space, permit.name.as_str(), v)).transpose()?;
@@ -164,7 +165,7 @@ impl Secrets<'_> {
                 wrapped = coalesce($4, wrapped), payload = coalesce($5, payload),
                 version = version + case when $5::bytea is null then 0 else 1 end,
                 resource_version = resource_version + 1, updated_at = $6
-             where id = $1 returning ",
+             where id = $1 and space_id = $7 returning ",
             columns!()
         ))
         .bind(permit.id.uuid())
@@ -173,6 +174,7 @@ impl Secrets<'_> {
         .bind(sealed.as_ref().map(|s| &s.wrapped))
         .bind(sealed.as_ref().map(|s| &s.payload))
         .bind(now.to_utc())
+        .bind(space.uuid())
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;
@@ -187,6 +189,7 @@ impl Secrets<'_> {
     }
 
     pub async fn delete(&mut self, permit: &Permit<Secret>, if_version: Option<i64>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         check_version(permit.resource_version, if_version)?;
         sqlx::query("delete from secrets where id = $1")
             .bind(permit.id.uuid())
@@ -199,12 +202,11 @@ impl Secrets<'_> {
     /// The value. The permit must be for `read-values`; commit the scope before the value is shown, so that no
     /// look goes unrecorded.
     pub async fn reveal(&mut self, permit: &Permit<Secret>) -> Result<Plain, Error> {
-        if permit.verb() != Verb::ReadValues {
-            return Err(Error::internal("a value was asked for with a permit for something else"));
-        }
+        permit.demand(Verb::ReadValues)?;
         let space = self.0.space()?.id;
-        let row = sqlx::query("select key_id, wrapped, payload from secrets where id = $1")
+        let row = sqlx::query("select key_id, wrapped, payload from secrets where id = $1 and space_id = $2")
             .bind(permit.id.uuid())
+            .bind(space.uuid())
             .fetch_one(self.0.tx()?)
             .await
             .or_domain()?;

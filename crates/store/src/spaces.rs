@@ -181,6 +181,7 @@ impl Spaces<'_> {
         patch: SpacePatch,
         if_version: Option<i64>,
     ) -> Result<Space, Error> {
+        permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let now = self.0.now();
         let row = sqlx::query(concat!(
@@ -206,6 +207,7 @@ impl Spaces<'_> {
 
     /// `in_use`, naming what is left, unless the space is empty.
     pub async fn delete(&mut self, permit: &Permit<Space>, if_version: Option<i64>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         check_version(permit.resource_version, if_version)?;
         crate::sessions::work::leftovers::purge_gone(self.0.tx()?, permit.id).await?;
         sqlx::query("delete from spaces where id = $1")

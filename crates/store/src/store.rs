@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use wharf_chassis::seal::Keyring;
@@ -63,6 +65,15 @@ impl Store {
             .acquire_timeout(config.acquire_timeout)
             // A broken connection shows itself at the first statement, and callers may retry: no ping each time.
             .test_before_acquire(false)
+            // One that has rested may have died with its server: that is worth a ping.
+            .before_acquire(|conn, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > Duration::from_secs(1) {
+                        conn.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_with(config.app("wharf")?)
             .await
             .or_domain()?;
@@ -90,6 +101,13 @@ impl Store {
 
     pub(crate) fn pool(&self) -> &PgPool {
         &self.0.pool
+    }
+
+    /// A transaction. Begun in a task of its own: a caller that goes away between BEGIN and its answer would otherwise
+    /// leave a connection in the pool that is inside a transaction nobody ends, and what others write there is lost.
+    pub(crate) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, Error> {
+        let pool = self.pool().clone();
+        tokio::spawn(async move { pool.begin().await }).await.map_err(Error::internal)?.or_domain()
     }
 
     /// Answers whether the database can be reached: for `/readyz`.

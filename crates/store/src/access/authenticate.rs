@@ -21,6 +21,17 @@ use crate::store::Store;
 impl Store {
     /// `unauthenticated` for what is no credential (any more), `token_expired` for one that was.
     pub async fn authenticate(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
+        let outcome = self.identify(credential, meta).await;
+        if let Err(e) = &outcome
+            && e.code == Code::Unauthenticated
+        {
+            // An expired token is every client's daily bread; one that was never valid, or is no more, is not.
+            self.record_denial(super::login::anonymous(meta, "authenticate", None, &e.public)).await?;
+        }
+        outcome
+    }
+
+    async fn identify(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
         let Credential::Bearer(token) = credential;
         let text = token.expose_str().ok_or_else(|| unauthenticated("the token is not text"))?;
         if text.starts_with(tokens::PREFIX) {

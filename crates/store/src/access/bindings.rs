@@ -196,6 +196,7 @@ impl Bindings<'_> {
         patch: BindingPatch,
         if_version: Option<i64>,
     ) -> Result<Binding, Error> {
+        permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let now = self.0.now();
         sqlx::query(
@@ -216,6 +217,7 @@ impl Bindings<'_> {
     /// Counts from the commit on. The last binding that makes someone admin everywhere stays: without it nobody
     /// could ever grant it again.
     pub async fn delete(&mut self, permit: &Permit<Binding>, if_version: Option<i64>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         check_version(permit.resource_version, if_version)?;
         if let Err(refused) = cover::check_grant(self.0.caller().rights(), permit.space_id, &permit.rules) {
             let name = permit.name.as_str().to_owned();

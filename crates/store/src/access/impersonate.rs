@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::Row as _;
 use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::{Code, Error, NameOrId, Plain, PrincipalId, Time};
 
@@ -42,13 +41,12 @@ impl Scope {
         .fetch_optional(self.tx()?)
         .await
         .or_domain()?;
-        debug_assert!(row.as_ref().is_none_or(|r| r.try_get::<String, _>("name").is_ok()));
         let Some(row) = row.as_ref().map(read).transpose()? else {
             let word = principal.to_string();
-            if !self.caller.may(None, resource, Verb::Get, Some(&word)) {
-                if let Some(e) = self.denied(resource, Verb::Impersonate, None, Some(&word), None).await {
-                    return Err(e);
-                }
+            if !self.caller.may(None, resource, Verb::Get, Some(&word))
+                && let Some(e) = self.denied(resource, Verb::Impersonate, None, Some(&word), None).await
+            {
+                return Err(e);
             }
             return Err(Error::not_found(kind.as_str(), word));
         };

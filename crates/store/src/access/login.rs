@@ -76,7 +76,7 @@ impl Store {
 
     async fn begin_family(&self, identity: Identity, meta: RequestMeta) -> Result<Tokens, Error> {
         let (now, family) = (self.now(), Uuid::now_v7());
-        let mut tx = self.pool().begin().await.or_domain()?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "insert into login_families (id, principal_id, address, created_at) values ($1, $2, $3, $4)",
         )
@@ -88,7 +88,7 @@ impl Store {
         .await
         .or_domain()?;
         let (refresh_token, refresh_expires_at) = issue_refresh(&mut tx, family, now).await?;
-        let entry = self.login_entry(&identity, meta, "login", Outcome::Allowed, json!({"login": family}));
+        let entry = login_entry(&identity, meta, "login", Outcome::Allowed, json!({"login": family}));
         crate::events::write(&mut tx, &[entry], &[], now).await?;
         tx.commit().await.or_domain()?;
         self.wake(wharf_ports::Topic::Audit);
@@ -102,7 +102,7 @@ impl Store {
         let text = token.expose_str().filter(|t| t.starts_with(PREFIX));
         let text = text.ok_or_else(|| unauthenticated("that is not a refresh token"))?;
         let now = self.now();
-        let mut tx = self.pool().begin().await.or_domain()?;
+        let mut tx = self.begin().await?;
         // The row lock makes two uses of one token take turns; the second sees `used_at`.
         let row = sqlx::query(
             "select t.family_id, t.used_at, t.expires_at, f.revoked_at, p.id, p.kind, p.name, p.disabled
@@ -127,7 +127,7 @@ impl Store {
             revoke_family(&mut tx, family, "reuse", now).await?;
             let detail =
                 json!({"login": family, "reason": "a refresh token was used twice; the login is revoked"});
-            let entry = self.login_entry(&identity, meta, "refresh", Outcome::Denied, detail);
+            let entry = login_entry(&identity, meta, "refresh", Outcome::Denied, detail);
             crate::events::write(&mut tx, &[entry], &[], now).await?;
             tx.commit().await.or_domain()?;
             self.wake(wharf_ports::Topic::Audit);
@@ -145,7 +145,7 @@ impl Store {
             .await
             .or_domain()?;
         let (refresh_token, refresh_expires_at) = issue_refresh(&mut tx, family, now).await?;
-        let entry = self.login_entry(&identity, meta, "refresh", Outcome::Allowed, json!({"login": family}));
+        let entry = login_entry(&identity, meta, "refresh", Outcome::Allowed, json!({"login": family}));
         crate::events::write(&mut tx, &[entry], &[], now).await?;
         tx.commit().await.or_domain()?;
         self.wake(wharf_ports::Topic::Audit);
@@ -165,49 +165,29 @@ impl Store {
         scope.commit().await
     }
 
-    fn login_entry(
-        &self,
-        identity: &Identity,
-        meta: RequestMeta,
-        verb: &str,
-        outcome: Outcome,
-        detail: serde_json::Value,
-    ) -> Entry {
-        let caller = stand_in(identity.clone(), meta);
-        let (id, name) = (identity.id.uuid(), identity.name.as_str());
-        Entry::of(
-            &caller,
-            None,
-            verb,
-            "logins",
-            Some(id).filter(|i| !i.is_nil()),
-            Some(name),
-            outcome,
-            detail,
-        )
-    }
-
     async fn login_refused(&self, username: &str, meta: RequestMeta, why: &str) -> Result<(), Error> {
         let shown: String = username.chars().take(63).collect();
-        let nobody = Identity {
-            id: PrincipalId::from_uuid(Uuid::nil()),
-            kind: PrincipalKind::Anonymous,
-            name: "anonymous".into(),
-        };
-        let caller = stand_in(nobody, meta);
-        let detail = json!({"reason": why});
-        self.record_denial(Entry::of(
-            &caller,
-            None,
-            "login",
-            "logins",
-            None,
-            Some(&shown),
-            Outcome::Denied,
-            detail,
-        ))
-        .await
+        self.record_denial(anonymous(meta, "login", Some(&shown), why)).await
     }
+}
+
+/// An entry about someone who showed nothing that is known.
+pub(crate) fn anonymous(meta: RequestMeta, verb: &str, name: Option<&str>, why: &str) -> Entry {
+    let id = PrincipalId::from_uuid(Uuid::nil());
+    let caller = stand_in(Identity { id, kind: PrincipalKind::Anonymous, name: "anonymous".into() }, meta);
+    Entry::of(&caller, None, verb, "logins", None, name, Outcome::Denied, json!({"reason": why}))
+}
+
+fn login_entry(
+    identity: &Identity,
+    meta: RequestMeta,
+    verb: &str,
+    outcome: Outcome,
+    detail: serde_json::Value,
+) -> Entry {
+    let caller = stand_in(identity.clone(), meta);
+    let (id, name) = (identity.id.uuid(), identity.name.as_str());
+    Entry::of(&caller, None, verb, "logins", Some(id).filter(|i| !i.is_nil()), Some(name), outcome, detail)
 }
 
 /// For entries about someone who has no caller yet.

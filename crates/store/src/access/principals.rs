@@ -204,6 +204,7 @@ impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Prin
         patch: PrincipalPatch,
         if_version: Option<i64>,
     ) -> Result<K, Error> {
+        permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let own = self.0.caller().identity().id == permit.id;
         let (id, now) = (permit.id.uuid(), self.0.now());
@@ -266,6 +267,7 @@ impl<K: Kind + Row + From<Principal> + std::ops::Deref<Target = Principal>> Prin
 
     /// Takes its bindings and tokens with it.
     pub async fn delete(&mut self, permit: &Permit<K>, if_version: Option<i64>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         check_version(permit.resource_version, if_version)?;
         if self.0.caller().identity().id == permit.id {
             return Err(Error::new(Code::InvalidState, "you cannot delete the account you are using"));

@@ -137,6 +137,7 @@ impl Roles<'_> {
         patch: RolePatch,
         if_version: Option<i64>,
     ) -> Result<Role, Error> {
+        permit.demand(Verb::Update)?;
         changeable(permit)?;
         check_version(permit.resource_version, if_version)?;
         if let Some(rules) = &patch.rules {
@@ -166,6 +167,7 @@ impl Roles<'_> {
 
     /// `in_use` while something binds it.
     pub async fn delete(&mut self, permit: &Permit<Role>, if_version: Option<i64>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         changeable(permit)?;
         check_version(permit.resource_version, if_version)?;
         sqlx::query("delete from roles where id = $1")

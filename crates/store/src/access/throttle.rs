@@ -26,6 +26,17 @@ pub(crate) struct Attempt {
     keys: Vec<String>,
 }
 
+/// A customer of IPv6 has a whole /64 to guess from: it counts as one.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(a) => match a.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6((u128::from(a) >> 64 << 64).into()),
+        },
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 impl Store {
     /// Counts an attempt, or answers `rate_limited` with the time to wait.
     pub(crate) async fn attempt(&self, account: &str, address: Option<IpAddr>) -> Result<Attempt, Error> {
@@ -34,7 +45,7 @@ impl Store {
         let mut keys = vec![format!("account/{short}")];
         let mut limits = vec![PER_ACCOUNT];
         if let Some(address) = address {
-            keys.push(format!("address/{address}"));
+            keys.push(format!("address/{}", neighbourhood(address)));
             limits.push(PER_ADDRESS);
         }
         let rows = sqlx::query(

@@ -203,6 +203,7 @@ impl Tokens<'_> {
 
     /// Works no more from the commit on.
     pub async fn delete(&mut self, permit: &Permit<ApiToken>) -> Result<(), Error> {
+        permit.demand(Verb::Delete)?;
         sqlx::query("delete from api_tokens where id = $1")
             .bind(permit.id.uuid())
             .execute(self.scope.tx()?)

@@ -90,8 +90,8 @@ impl Entry {
 pub(crate) struct DenialBrake(Mutex<(f64, Time)>);
 
 impl DenialBrake {
-    const BURST: f64 = 2000.0;
-    const PER_SECOND: f64 = 50.0;
+    const BURST: f64 = 1000.0;
+    const PER_SECOND: f64 = 10.0;
 
     pub(crate) fn new(now: Time) -> Self {
         Self(Mutex::new((Self::BURST, now)))

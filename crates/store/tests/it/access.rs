@@ -246,3 +246,35 @@ async fn nobody_acts_as_someone_who_may_do_more() {
     app.bind(&app.admin, "vera", "admin", None).await.unwrap();
     assert_eq!(code(app.as_bearer(&token).await), Code::Forbidden);
 }
+
+#[tokio::test]
+async fn an_admin_of_one_space_administers_nothing_beyond_it() {
+    let app = App::new().await;
+    let lab = app.space("lab").await;
+    let chief = app.user("chief", "admin", Some(lab.id)).await;
+    // Global kinds are out of reach, from a global scope and from inside the space.
+    for inside in [false, true] {
+        let open = async || {
+            if inside { app.store.scope(&chief, &at("lab")).await.unwrap() } else { app.global(&chief).await }
+        };
+        assert_eq!(code(open().await.users().permit(&at("admin"), Verb::Update).await), Code::NotFound);
+        assert_eq!(code(open().await.users().list(&Default::default()).await), Code::Forbidden);
+        assert_eq!(code(open().await.bindings().allow(Verb::Create, &name("b")).await), Code::Forbidden);
+        assert_eq!(code(open().await.audit_list(&Default::default()).await), Code::Forbidden);
+    }
+    let mut scope = app.global(&chief).await;
+    let review = Review { verb: Verb::Update, resource: Resource::Users, name: None, space: Some(at("lab")) };
+    assert!(!scope.review(&review).await.unwrap().allowed);
+    let permit = scope.spaces().permit(&at("lab"), Verb::Update).await.unwrap();
+    assert_eq!(permit.name.as_str(), "lab");
+}
+
+#[tokio::test]
+async fn a_permit_for_one_thing_does_not_do_another() {
+    let app = App::new().await;
+    let mut scope = app.global(&app.admin).await;
+    app.space("lab").await;
+    let look = scope.spaces().permit(&at("lab"), Verb::Get).await.unwrap();
+    let refused = scope.spaces().delete(&look, None).await.err().unwrap();
+    assert_eq!(refused.code, Code::Internal, "a defect, not an answer: {refused}");
+}

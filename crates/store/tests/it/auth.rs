@@ -185,3 +185,28 @@ async fn the_log_says_who_came_from_where() {
     let text = serde_json::to_string(&entries).unwrap();
     assert!(!text.contains("wrong one") && !text.contains(PASSWORD), "no password in the log");
 }
+
+#[tokio::test]
+async fn tokens_nobody_gave_out_are_noted_and_a_flood_of_them_is_braked() {
+    let app = App::new().await;
+    for n in 0..1100 {
+        assert_eq!(
+            code(app.as_bearer(&Plain::new(format!("wharf_forged-{n}"))).await),
+            Code::Unauthenticated
+        );
+    }
+    let mut owner = app.db.owner().await;
+    let count = "select count(*) from audit_entries where verb = 'authenticate'";
+    let noted: i64 = sqlx::query_scalar(count).fetch_one(&mut owner).await.unwrap();
+    assert_eq!(noted, 1000, "a burst, and no more while the clock stands still");
+    app.db.clock.advance(Duration::from_secs(1));
+    let _ = app.as_bearer(&Plain::new("wharf_one-more")).await;
+    let left_out: i64 = sqlx::query_scalar(
+        "select (detail ->> 'denials_left_out')::bigint from audit_entries where verb = 'authenticate'
+         order by seq desc limit 1",
+    )
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(left_out, 100, "the log says how many are missing");
+}

@@ -135,3 +135,32 @@ async fn events_of_kinds_one_may_not_watch_are_left_out() {
     let page = app.store.space_events(&agent, lab.id, Position::default(), None, 10).await.unwrap();
     assert!(page.events.is_empty());
 }
+
+#[tokio::test]
+async fn a_reader_that_was_away_too_long_is_told_to_list_again() {
+    let app = App::new().await;
+    let lab = app.space("lab").await;
+    let begun = read_all(&app, lab.id, Position::default()).await.last().unwrap().1;
+    let add = async |named: &str| {
+        let mut scope = app.store.scope(&app.admin, &at("lab")).await.unwrap();
+        secret(&mut scope, named).await;
+        scope.commit().await.unwrap();
+    };
+    add("old").await;
+    let settled = read_all(&app, lab.id, begun).await.last().unwrap().1;
+    app.db.clock.advance(Duration::from_secs(8 * 86_400));
+    let retention = app.store.system(wharf_store::Actor::Retention);
+    for _ in 0..500 {
+        // What is removed has settled: other tests' transactions on the same server hold it back.
+        if retention.sweep().await.unwrap().events > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    add("new").await;
+
+    let gap = app.store.space_events(&app.admin, lab.id, begun, None, 10).await.err().unwrap();
+    assert!(gap.public.contains("list again"), "{gap}");
+    let fine = read_all(&app, lab.id, settled).await;
+    assert_eq!(fine.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["new"]);
+}

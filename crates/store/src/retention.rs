@@ -1,0 +1,87 @@
+//! Removes what has outlived its time: events, idempotency keys, login counters, dead logins and keys.
+//!
+//! Audit entries are not among it; they are exported and kept.
+
+use std::time::Duration;
+
+use wharf_domain::{Error, Time, limits};
+
+use crate::error::OrDomain as _;
+use crate::system::System;
+
+/// Watchers that were away longer list again.
+const EVENTS: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Ended logins are kept this long, so that a token that is used again is still recognised as such.
+const LOGINS: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Rows of one statement: small enough not to hold locks anyone notices.
+const BATCH: i64 = 5000;
+
+/// What one sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub events: u64,
+    pub idempotency_keys: u64,
+    pub login_counters: u64,
+    pub logins: u64,
+    pub api_tokens: u64,
+    pub signing_keys: u64,
+}
+
+impl System {
+    /// One pass, bounded; called again while it removes full batches.
+    pub async fn sweep(&self) -> Result<Swept, Error> {
+        let now = self.store.now();
+        let ago = |d: Duration| Time::from_millis(now.millis() - d.as_millis() as i64);
+        let kept = Duration::from_secs(u64::from(limits::IDEMPOTENCY_HOURS) * 3600);
+        Ok(Swept {
+            events: self.store.forget_events(ago(EVENTS), BATCH).await?,
+            idempotency_keys: self
+                .delete(
+                    "delete from idempotency where ctid in (select ctid from idempotency where created_at < $1 limit $2)",
+                    ago(kept),
+                )
+                .await?,
+            login_counters: self
+                .delete(
+                    "delete from login_attempts where key in (
+                        select key from login_attempts
+                        where window_until < $1 and (locked_until is null or locked_until < $1) limit $2)",
+                    now,
+                )
+                .await?,
+            // With their refresh tokens. A login lives as long as its newest refresh token may be used.
+            logins: self
+                .delete(
+                    "delete from login_families where id in (
+                        select f.id from login_families f
+                        where f.created_at < $1 and (f.revoked_at < $1
+                            or not exists (select from refresh_tokens t where t.family_id = f.id and t.expires_at > $1))
+                        limit $2)",
+                    ago(LOGINS),
+                )
+                .await?,
+            api_tokens: self
+                .delete(
+                    "delete from api_tokens where id in (select id from api_tokens where expires_at < $1 limit $2)",
+                    ago(LOGINS),
+                )
+                .await?,
+            signing_keys: self
+                .delete(
+                    "delete from signing_keys where kid in (select kid from signing_keys where expires_at < $1 limit $2)",
+                    ago(LOGINS),
+                )
+                .await?,
+        })
+    }
+
+    async fn delete(&self, sql: &'static str, before: Time) -> Result<u64, Error> {
+        let done = sqlx::query(sql)
+            .bind(before.to_utc())
+            .bind(BATCH)
+            .execute(self.store.pool())
+            .await
+            .or_domain()?;
+        Ok(done.rows_affected())
+    }
+}
