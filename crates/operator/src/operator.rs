@@ -4,6 +4,7 @@
 //! runtime's inventory finds computers that ended by themselves and things nobody knows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -56,7 +57,12 @@ pub(crate) struct Inner {
     timers: Timers,
     turns: Semaphore,
     tasks: std::sync::Mutex<JoinSet<()>>,
+    /// Nothing new is begun.
+    ending: AtomicBool,
 }
+
+/// How long what is being done may take when the operator is told to stop; it is done anew by the next one otherwise.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// Reconciles the sessions of one runtime.
 #[derive(Clone)]
@@ -69,7 +75,7 @@ impl Inner {
 
     /// Looks at the session soon; many calls at once are one look.
     pub fn call(self: &Arc<Self>, id: SessionId) {
-        if !self.slots.call(id) {
+        if self.ending.load(Ordering::SeqCst) || !self.slots.call(id) {
             return;
         }
         let inner = self.clone();
@@ -89,7 +95,7 @@ impl Inner {
                 Next::At(at) => self.timers.set(id, at),
                 Next::After(pause) => self.timers.set(id, self.now().plus(pause)),
             }
-            if self.slots.rest(id) {
+            if self.ending.load(Ordering::SeqCst) || self.slots.rest(id) {
                 return;
             }
         }
@@ -112,6 +118,7 @@ impl Operator {
             timers: Timers::default(),
             turns: Semaphore::new(settings.parallel),
             tasks: std::sync::Mutex::default(),
+            ending: AtomicBool::new(false),
             settings,
         }))
     }
@@ -148,6 +155,7 @@ impl Operator {
                 _ = &mut around => return Err(Error::internal("the operator's look-around ended")),
             }
         }
+        inner.finish().await;
         inner.work.release_all().await
     }
 
@@ -170,6 +178,17 @@ impl Operator {
 }
 
 impl Inner {
+    /// Lets reconcilers end what they are at, and drivers stop where they are: turns run on in their hosts.
+    async fn finish(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        self.slots.abort_all();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FINISH, all).await.is_err() {
+            tasks.shutdown().await;
+        }
+    }
+
     /// Extends the leases of what is worked on. Asleep while there is nothing.
     async fn renew_forever(self: Arc<Self>) {
         loop {

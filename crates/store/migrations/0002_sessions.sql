@@ -369,3 +369,31 @@ begin
     end if;
     return 'ended';
 end $$;
+
+-- What the host said up to its event `the_events`, once: who appends names the event before the first.
+create function turn_append(
+    the_session uuid, the_token bigint, the_turn uuid, the_after bigint, the_events bigint, the_kinds text[],
+    the_data text[], the_content text[], the_agents text[], the_time timestamptz
+) returns text language plpgsql as $$
+declare
+    base bigint;
+begin
+    -- The session first and then its turn, as everybody does: the other order would be a deadlock one day.
+    select last_seq into base from sessions where id = the_session and lease_token = the_token for update;
+    if not found then
+        return 'lease_lost';
+    end if;
+    update turns set host_events = the_events
+    where id = the_turn and session_id = the_session and state = 'running' and host_events = the_after;
+    if not found then
+        return 'lease_lost';
+    end if;
+    update sessions set last_seq = base + cardinality(the_kinds) where id = the_session;
+    insert into session_log (session_id, seq, kind, turn_id, data, bytes, created_at)
+    select the_session, base + u.n, u.kind, the_turn, u.data::json, octet_length(coalesce(u.content, u.data)), the_time
+    from unnest(the_kinds, the_data, the_content) with ordinality as u(kind, data, content, n);
+    insert into messages (session_id, seq, role, agent, content, turn_id, created_at)
+    select the_session, base + u.n, 'agent', u.agent, u.content::json, the_turn, the_time
+    from unnest(the_content, the_agents) with ordinality as u(content, agent, n) where u.content is not null;
+    return 'appended';
+end $$;

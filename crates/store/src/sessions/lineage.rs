@@ -10,7 +10,7 @@ use crate::error::OrDomain as _;
 use crate::permit::Permit;
 
 /// Ancestors and descendants beyond this are not shown.
-const NODES: i64 = 1000;
+const NODES: i32 = 1000;
 
 #[derive(Clone, Debug)]
 pub struct Lineage {
@@ -61,7 +61,7 @@ impl Sessions<'_> {
         let (mut own, mut ancestors, mut descendants) = (None, Vec::new(), Vec::new());
         for row in &rows {
             let node = node(row).or_domain()?;
-            match row.try_get::<i64, _>("depth").or_domain()? {
+            match row.try_get::<i32, _>("depth").or_domain()? {
                 0 => own = Some(node),
                 d if d < 0 => ancestors.push(node),
                 _ => descendants.push(node),

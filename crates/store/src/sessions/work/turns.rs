@@ -175,7 +175,7 @@ impl Work {
         if said.is_empty() {
             return self.end_turn(work.session, work.space, work.token, work.turn, result).await;
         }
-        let mut tx = self.store.pool().begin().await.or_domain()?;
+        let mut tx = self.store.begin().await?;
         self.write(&mut tx, work, after, host_events, said).await?;
         self.end(&mut tx, work.session, work.token, work.turn, result).await?;
         tx.commit().await.or_domain()?;
@@ -201,28 +201,7 @@ impl Work {
             content.push(a.message.as_ref().map(|m| text(&m.content)).transpose()?);
             agents.push(a.message.as_ref().and_then(|m| m.agent.clone()));
         }
-        let done: Option<Uuid> = sqlx::query_scalar(
-            "with t as (
-                select t.id from turns t join sessions s on s.id = t.session_id
-                where t.id = $3 and s.id = $1 and s.lease_token = $2 and t.state = 'running' and t.host_events = $4
-                for update
-             ), h as (
-                update turns set host_events = $5 from t where turns.id = t.id
-             ), s as (
-                update sessions set last_seq = last_seq + cardinality($6::text[]) from t
-                where sessions.id = $1 returning last_seq - cardinality($6::text[]) as base
-             ), x as (
-                select s.base + u.n as seq, u.* from s,
-                    unnest($6::text[], $7::text[], $8::text[], $9::text[]) with ordinality as u(kind, data, content, agent, n)
-             ), l as (
-                insert into session_log (session_id, seq, kind, turn_id, data, bytes, created_at)
-                select $1, seq, kind, $3, data::json, octet_length(coalesce(content, data)), $10 from x
-             ), m as (
-                insert into messages (session_id, seq, role, agent, content, turn_id, created_at)
-                select $1, seq, 'agent', agent, content::json, $3, $10 from x where content is not null
-             )
-             select id from t",
-        )
+        let word: String = sqlx::query_scalar("select turn_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
         .bind(work.session.uuid())
         .bind(work.token)
         .bind(work.turn.uuid())
@@ -233,11 +212,10 @@ impl Work {
         .bind(&content)
         .bind(&agents)
         .bind(self.store.now().to_utc())
-        .fetch_optional(conn)
+        .fetch_one(conn)
         .await
         .or_domain()?;
-        done.ok_or_else(|| lost(work.session))?;
-        Ok(())
+        if word == "appended" { Ok(()) } else { Err(lost(work.session)) }
     }
 
     /// Ends the turn, and the session is idle again. Ending one that has ended changes nothing.
