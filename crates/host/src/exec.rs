@@ -36,7 +36,8 @@ pub async fn run(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let permit = Arc::clone(&host.execs)
         .try_acquire_owned()
         .map_err(|_| Fault::new(Code::RateLimited, format!("{} commands run already", limits::EXECS)))?;
-    let process = Process::start(&host, &wanted, wanted.max_output_bytes.unwrap_or(limits::RING_BYTES))?;
+    let process =
+        Process::start(&host, &wanted, wanted.max_output_bytes.unwrap_or(limits::RING_BYTES), streamed)?;
     process.feed(&mut wanted);
 
     if streamed {

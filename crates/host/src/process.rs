@@ -36,8 +36,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts what a request asks for. Standard input stays open when the request has any.
-    pub fn start(host: &Host, request: &ExecRequest, ring_bytes: u64) -> Result<Arc<Self>> {
+    /// Starts what a request asks for. Standard input stays open when the request has any. `held`: output waits
+    /// for a reader from its first byte on.
+    pub fn start(host: &Host, request: &ExecRequest, ring_bytes: u64, held: bool) -> Result<Arc<Self>> {
         let identity = host.identity();
         let launch = prepare(&host.root, host.power, identity.as_deref(), &Wanted::from(request))?;
         let has_input = request.stdin.is_some() || request.stdin_b64.is_some() || request.stdin_open;
@@ -64,6 +65,10 @@ impl Process {
             started_at_ms: now_ms(),
             ended: std::sync::OnceLock::new(),
         });
+        if held {
+            process.stdout.hold(Some(0));
+            process.stderr.hold(Some(0));
+        }
         for (pipe, ring) in [(stdout, &process.stdout), (stderr, &process.stderr)] {
             if let Some(pipe) = pipe {
                 tokio::spawn(into_ring(Arc::new(pipe), Arc::clone(ring)));

@@ -95,7 +95,8 @@ pub async fn create(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let mut wanted: ExecRequest = request::json(&mut request, limits::EXEC_BODY_BYTES).await?;
     check(&wanted)?;
     host.processes.room()?;
-    let process = Process::start(&host, &wanted, wanted.max_output_bytes.unwrap_or(limits::RING_BYTES))?;
+    let process =
+        Process::start(&host, &wanted, wanted.max_output_bytes.unwrap_or(limits::RING_BYTES), false)?;
     process.feed(&mut wanted);
     let id = host.processes.add(&process);
     let limit = wanted.timeout_seconds.map(|s| Duration::from_secs(u64::from(s)));

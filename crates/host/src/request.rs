@@ -42,7 +42,7 @@ pub fn broken(error: &hyper::Error) -> Fault {
 /// connection where it should see the reason.
 pub async fn drain(request: &mut Incomes) {
     let mut left = DRAIN_BYTES;
-    while let Some(Ok(frame)) = request.body_mut().frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_WAIT, request.body_mut().frame()).await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         if bytes > left {
             return;
@@ -53,9 +53,15 @@ pub async fn drain(request: &mut Incomes) {
 
 /// What a refused sender may still send; more, and the connection is closed.
 const DRAIN_BYTES: usize = 256 * 1024 * 1024;
+/// How long a refused sender may pause.
+const DRAIN_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 pub async fn json<T: DeserializeOwned>(request: &mut Incomes, limit: usize) -> Result<T> {
-    parse(&body(request, limit).await?)
+    let whole = body(request, limit).await;
+    if whole.is_err() {
+        drain(request).await;
+    }
+    parse(&whole?)
 }
 
 /// Strict JSON into `T`; what is wrong decides the code.

@@ -41,7 +41,8 @@ struct Agent {
     pid: i32,
     exit: ExitWatch,
     to: mpsc::Sender<Vec<u8>>,
-    from: mpsc::Receiver<Line>,
+    /// Lines with the turn they were said in: one said too late must not be taken for the next turn's.
+    from: mpsc::Receiver<(Arc<Turn>, Line)>,
     active: Active,
 }
 
@@ -111,11 +112,11 @@ async fn write_lines(stdin: Pipe, mut lines: mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-fn listens(active: &Active) -> bool {
-    active.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+fn current(active: &Active) -> Option<Arc<Turn>> {
+    active.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-async fn read_lines(stdout: Pipe, lines: mpsc::Sender<Line>, active: Active) {
+async fn read_lines(stdout: Pipe, lines: mpsc::Sender<(Arc<Turn>, Line)>, active: Active) {
     let mut buffer = Vec::new();
     let mut searched = 0;
     let mut is_skipping = false;
@@ -126,13 +127,19 @@ async fn read_lines(stdout: Pipe, lines: mpsc::Sender<Line>, active: Active) {
             line.pop();
             searched = 0;
             let was_skipped = std::mem::take(&mut is_skipping);
-            if !was_skipped && listens(&active) && lines.send(Line::Whole(line)).await.is_err() {
+            if !was_skipped
+                && let Some(turn) = current(&active)
+                && lines.send((turn, Line::Whole(line))).await.is_err()
+            {
                 return;
             }
         }
         searched = buffer.len();
         if buffer.len() > LINE_BYTES {
-            if !is_skipping && listens(&active) && lines.send(Line::TooLong).await.is_err() {
+            if !is_skipping
+                && let Some(turn) = current(&active)
+                && lines.send((turn, Line::TooLong)).await.is_err()
+            {
                 return;
             }
             is_skipping = true;
@@ -145,8 +152,7 @@ async fn read_lines(stdout: Pipe, lines: mpsc::Sender<Line>, active: Active) {
 async fn read_log(stderr: Pipe, active: Active) {
     let mut buffer = Vec::new();
     while let Ok(1..) = stderr.read(&mut buffer, limits::PIECE_BYTES).await {
-        let turn = active.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(turn) = turn {
+        if let Some(turn) = current(&active) {
             turn.output(Stream::Stderr, &buffer);
         }
         buffer.clear();
@@ -207,7 +213,7 @@ struct Reply {
 /// How the turn ended, and whether the agent may be used again.
 async fn converse(
     agent: &mut Agent,
-    turn: &Turn,
+    turn: &Arc<Turn>,
     request: &TurnRequest,
     limit: Duration,
     reply: &mut Reply,
@@ -226,7 +232,10 @@ async fn converse(
     loop {
         let line = tokio::select! {
             biased;
-            line = agent.from.recv() => line,
+            line = agent.from.recv() => match line {
+                Some((of, _)) if !Arc::ptr_eq(&of, turn) => continue,
+                line => line.map(|(_, line)| line),
+            },
             end = ended(&agent.exit), if exit.is_none() => {
                 exit = Some(end);
                 drained_at = Instant::now() + limits::DRAIN;

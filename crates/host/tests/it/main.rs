@@ -1,0 +1,13 @@
+//! The host as its callers see it: the real program, over its real socket.
+#![allow(clippy::unwrap_used)]
+
+mod agents;
+mod exec;
+mod files;
+mod harness;
+mod jail;
+mod processes;
+mod refusals;
+mod tar;
+mod terminals;
+mod turns;
