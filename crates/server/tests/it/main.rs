@@ -1,0 +1,20 @@
+//! The API as its callers see it: the real router, a real PostgreSQL, a real operator, and real hosts of sessions that
+//! run as plain processes instead of in jails.
+#![allow(clippy::unwrap_used)]
+
+mod auth;
+mod desk;
+mod exec;
+mod files;
+mod idempotency;
+mod images;
+mod lab;
+mod matrix;
+mod openapi;
+mod problems;
+mod server;
+mod sessions;
+mod spaces;
+mod streams;
+mod terminal;
+mod walk;
