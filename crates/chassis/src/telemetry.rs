@@ -23,7 +23,10 @@ pub fn subscriber<W>(log: &Log, colour: bool, writer: W) -> impl tracing::Subscr
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Notices of the database ("already exists, skipping") are the library's talk with itself; the setting may ask
+    // for them, since later directives win.
+    let wanted = format!("sqlx::postgres::notice=warn,{}", log.level);
+    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = match log.format {
         LogFormat::Human => tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer()

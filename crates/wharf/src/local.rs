@@ -55,13 +55,16 @@ struct Handover {
 /// Our verbs among the nouns of the API.
 pub fn into_nouns(
     root: clap::Command,
-    settings: impl Fn(&'static str, &'static str) -> clap::Command,
+    with: impl Fn(clap::Command, &'static str) -> clap::Command,
 ) -> clap::Command {
-    let build = BuildArgs::augment_args(settings("build", "Make an image from a recipe, on this machine"));
-    let reset = ResetPassword::augment_args(settings(
-        "reset-password",
+    let build = with(
+        BuildArgs::augment_args(clap::Command::new("build")),
+        "Make an image from a recipe, on this machine",
+    );
+    let reset = with(
+        ResetPassword::augment_args(clap::Command::new("reset-password")),
         "Set a user's password on this machine, without the API; ends every login of the user",
-    ));
+    );
     let local = clap::Arg::new("local")
         .long("local")
         .action(clap::ArgAction::SetTrue)

@@ -34,27 +34,34 @@ fn main() -> ExitCode {
 
 /// The whole command line: the API's nouns, and ours put beside and into them.
 pub fn command() -> clap::Command {
-    let settings = |name: &'static str, about: &'static str| {
-        SettingsArgs::augment_args(clap::Command::new(name).about(about))
+    // A struct's own documentation would stand where the command's belongs, so that is said last.
+    let with = |command: clap::Command, about: &'static str| {
+        SettingsArgs::augment_args(command).about(about).long_about(None)
     };
+    let new = clap::Command::new;
     let root = wharf_cli::command()
         .arg(clap::arg!(--config <FILE> "Settings to use instead of <data_dir>/wharf.toml").hide(true))
-        .subcommand(up::Args::augment_args(settings("up", "Run everything on this machine")))
-        .subcommand(up::ServeArgs::augment_args(settings("serve", "Run some roles on this machine")))
-        .subcommand(config::ConfigCommand::augment_subcommands(
-            settings("config", "Look at the settings").subcommand_required(true),
-        ))
-        .subcommand(doctor::Args::augment_args(settings(
-            "doctor",
+        .subcommand(with(up::Args::augment_args(new("up")), "Run everything on this machine"))
+        .subcommand(with(up::ServeArgs::augment_args(new("serve")), "Run some roles on this machine"))
+        .subcommand(
+            with(config::ConfigCommand::augment_subcommands(new("config")), "Look at the settings")
+                .subcommand_required(true),
+        )
+        .subcommand(with(
+            doctor::Args::augment_args(new("doctor")),
             "See whether this machine can run Wharf, and what to do if not",
-        )))
-        .subcommand(local::KeyCommand::augment_subcommands(
-            settings("key", "The keys secrets are sealed with, on this machine").subcommand_required(true),
         ))
+        .subcommand(
+            with(
+                local::KeyCommand::augment_subcommands(new("key")),
+                "The keys secrets are sealed with, on this machine",
+            )
+            .subcommand_required(true),
+        )
         .subcommand(clap::Command::new("jailer").hide(true))
         .subcommand(clap::Command::new("control-plane").hide(true))
         .subcommand(clap::Command::new("openapi").hide(true).about("Print the OpenAPI document"));
-    local::into_nouns(root, settings)
+    local::into_nouns(root, with)
 }
 
 fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {

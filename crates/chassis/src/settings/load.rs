@@ -14,6 +14,7 @@ use super::{KEYS, Key, Kind, Secret, Settings};
 /// Variables that begin like settings and belong to the client or to the tests.
 const NOT_SETTINGS: &[&str] = &[
     "CONFIG",
+    "URL",
     "SERVER",
     "TOKEN",
     "SPACE",

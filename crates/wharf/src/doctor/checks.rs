@@ -115,7 +115,7 @@ fn images(s: &Settings) -> Finding {
     };
     match crate::image::local_images(s) {
         Ok(images) if images.is_empty() => {
-            Finding::warn(AREA, format!("none yet{builder}"), "make one: `wharf image build images/base`")
+            Finding::warn(AREA, format!("none yet{builder}"), "make one: `wharf image build base`")
         }
         Ok(images) => {
             let missing = !images.iter().any(|i| i.image.name == s.sessions.default_image);

@@ -131,7 +131,7 @@ impl Keeper<'_> {
         while let Some(news) = rx.recv().await {
             match news {
                 News::Signal(name) => {
-                    tracing::info!(signal = ?name, "draining; a second signal ends at once");
+                    tracing::info!(signal = name_of(name), "stopping; a second signal ends at once");
                     return Ok(());
                 }
                 News::Report(part, report) => self.heard(part, report)?,
@@ -272,6 +272,14 @@ impl Keeper<'_> {
         let at = self.kept.iter().position(|k| k.part == part);
         // Parts are made once, in `run`, and news come only from them.
         &mut self.kept[at.expect("a part that is kept")]
+    }
+}
+
+fn name_of(signal: Signal) -> &'static str {
+    match signal {
+        Signal::INT => "SIGINT",
+        Signal::HUP => "SIGHUP",
+        _ => "SIGTERM",
     }
 }
 
