@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod host;
 mod sh;
 mod tidy;
@@ -32,6 +33,8 @@ enum Task {
     Ci(ci::Args),
     /// Kill -9 at random under load, many rounds
     Soak(ci::Soak),
+    /// Feed the parsers and the image importer with what nobody would send
+    Fuzz(fuzz::Args),
     /// Write openapi/v1.json from the routes
     Openapi {
         /// Only say whether the committed document is fresh
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Soak(args) => ci::soak(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Openapi { check } => ci::openapi(check),
     };
     match result {
