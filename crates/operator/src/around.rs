@@ -53,6 +53,10 @@ impl Inner {
                     Ok(rows) => tracing::info!(rows, "removed rows of what was deleted long ago"),
                     Err(error) => tracing::warn!(%error, "old rows could not be removed"),
                 }
+                let retention = self.work.store().system(wharf_store::Actor::Retention);
+                if let Err(error) = retention.sweep().await {
+                    tracing::warn!(%error, "what is past its time could not be removed");
+                }
             }
         }
         // The role ends when it is told to, not with this.

@@ -18,12 +18,11 @@ pub fn schema_fingerprint() -> String {
 /// Runs as the owner. Concurrent starters wait for each other on the migrator's advisory lock.
 pub(crate) async fn run(config: &StoreConfig, now: Time) -> Result<(), Error> {
     let mut conn = PgConnection::connect_with(&config.owner()?).await.or_domain()?;
+    // The migrator has a lock of its own; what follows it here is not made for two at once either. Held until the
+    // connection closes.
+    sqlx::query("select pg_advisory_lock(hashtext('wharf/migrate'))").execute(&mut conn).await.or_domain()?;
     MIGRATOR.run(&mut conn).await.map_err(refuse)?;
     built_ins(&mut conn, now).await?;
-    sqlx::query("revoke insert, update, delete on _sqlx_migrations from wharf_app")
-        .execute(&mut conn)
-        .await
-        .or_domain()?;
     // This month and the next: the chainer makes later ones while the program runs.
     sqlx::query("select audit_partition(($1::timestamptz + n * interval '1 month')::date) from generate_series(0, 1) n")
         .bind(now.to_utc())

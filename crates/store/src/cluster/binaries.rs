@@ -24,7 +24,9 @@ impl Binaries {
     /// The newest, or exactly `wanted` where a data directory was made by it.
     pub(super) fn find(wanted: Option<u32>) -> Result<Self, ClusterError> {
         let fits = |b: &Self| b.major >= OLDEST && wanted.is_none_or(|w| w == b.major);
-        debian().into_iter().chain(in_path()).filter(fits).max_by_key(|b| b.major).ok_or_else(|| {
+        let newest = |found: Vec<Self>| found.into_iter().filter(fits).max_by_key(|b| b.major);
+        // PATH is asked second: it costs running the program to learn its version.
+        newest(debian()).or_else(|| newest(in_path())).ok_or_else(|| {
             ClusterError::NoBinaries(wanted.map_or_else(|| format!("{OLDEST} or newer"), |w| w.to_string()))
         })
     }
