@@ -133,13 +133,13 @@ fn problem_code(code: Option<Code>, status: u16) -> u8 {
 pub fn describe(error: &anyhow::Error) -> String {
     let mut out = format!("error: {}", message(error));
     if let Some(field) = field(error) {
-        out.push_str(&format!("\n  field: {field}"));
+        out.extend([format!("\n  field: {field}")]);
     }
     if let Some(hint) = hint(error) {
-        out.push_str(&format!("\n  hint: {hint}"));
+        out.extend([format!("\n  hint: {hint}")]);
     }
     if let Some(id) = error.chain().find_map(|c| c.downcast_ref::<Error>()).and_then(Error::request_id) {
-        out.push_str(&format!("\n  request id: {id}"));
+        out.extend([format!("\n  request id: {id}")]);
     }
     out
 }

@@ -98,7 +98,7 @@ impl Show for api::Image {
 }
 
 impl Show for api::Snapshot {
-    const HEAD: &'static [&'static str] = &["NAME", "ID", "STATE", "SIZE", "STALL", "LOG", "AGE"];
+    const HEAD: &'static [&'static str] = &["NAME", "ID", "STATE", "SIZE", "STALL", "SEQ", "AGE", "REASON"];
     fn row(&self, now: Time) -> Vec<Cell> {
         let style = match self.state {
             api::SnapshotState::Pending => Style::Busy,
@@ -113,6 +113,7 @@ impl Show for api::Snapshot {
             Cell::opt(self.stall_micros.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
             Cell::new(self.seq),
             aged(self.created_at, now),
+            Cell::opt(self.state_reason.as_ref()),
         ]
     }
     fn name(&self) -> String {

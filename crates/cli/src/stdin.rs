@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 /// Chunks as they come; closed at the end of the input. At most a few are held.
 pub fn chunks(size: usize) -> mpsc::Receiver<std::io::Result<Bytes>> {
-    let (send, receive) = mpsc::channel(4);
+    let (send, receive) = mpsc::channel(16);
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
         loop {

@@ -27,11 +27,14 @@ use crate::stream::EventStream;
 #[derive(Serialize)]
 pub enum Never {}
 
+/// Made and taken, never held.
+type Shapes<T, C, P> = fn() -> (T, C, P);
+
 /// A noun with the usual operations: things of shape `T`, made from `C`, changed by `P`.
 pub struct Crud<T, C, P> {
     client: Client,
     at: Vec<String>,
-    shapes: PhantomData<fn() -> (T, C, P)>,
+    shapes: PhantomData<Shapes<T, C, P>>,
 }
 
 impl<T: DeserializeOwned + Send + 'static, C: Serialize, P: Serialize> Crud<T, C, P> {

@@ -102,7 +102,7 @@ impl Call {
         match serde_json::to_vec(body) {
             Ok(b) => self = self.bytes("application/json", b.into()),
             Err(e) => {
-                self.fault = Some(Error::Invalid(format!("the request cannot be written as JSON: {e}")))
+                self.fault = Some(Error::Invalid(format!("the request cannot be written as JSON: {e}")));
             }
         }
         self

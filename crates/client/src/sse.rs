@@ -42,7 +42,7 @@ impl Parser {
     }
 
     /// The next whole event, or `None` until more bytes are pushed.
-    pub fn next(&mut self) -> Result<Option<Frame>, TooLong> {
+    pub fn frame(&mut self) -> Result<Option<Frame>, TooLong> {
         while let Some(line) = self.line()? {
             if line.is_empty() {
                 self.size = 0;

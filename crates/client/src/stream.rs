@@ -117,7 +117,7 @@ impl EventStream {
 
     async fn read(&mut self) -> Result<Option<Frame>> {
         loop {
-            match self.parser.next() {
+            match self.parser.frame() {
                 Ok(Some(frame)) => {
                     if frame.id.is_some() {
                         self.last_id.clone_from(&frame.id);
@@ -143,11 +143,10 @@ impl EventStream {
                     self.parser.push(&chunk);
                 }
                 Ok(None) if self.again.is_none() => return Ok(None),
-                Ok(None) => self.response = None,
                 Err(e) if self.again.is_none() => {
                     return Err(Error::transport(&self.address, &e, self.silence));
                 }
-                Err(_) => self.response = None,
+                Ok(None) | Err(_) => self.response = None,
             }
         }
     }

@@ -20,6 +20,8 @@ pub struct Options {
     pub rows: u16,
     /// Comes back to this terminal instead of opening one.
     pub id: Option<u64>,
+    /// With `id`: the first byte of output wanted; all that is kept when not said.
+    pub after: Option<u64>,
     /// `agent` when not said.
     pub user: Option<String>,
     /// A line for the shell instead of a login shell.

@@ -16,7 +16,7 @@ use crate::output::{Format, note, print};
 /// The audit log
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Show entries
+    /// Show entries, newest first
     #[command(after_help = "Examples:
   wharf audit list --principal user/alice --since 2026-01-31T00:00:00Z
   wharf audit list --outcome denied --limit 20")]
@@ -43,7 +43,7 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Filter {
-    /// Who did it: user/NAME, service-account/NAME, system/…
+    /// Who did it: user/NAME, service-account/NAME, or the name alone
     #[arg(long, value_name = "PRINCIPAL")]
     principal: Option<String>,
     /// What was done
@@ -52,8 +52,11 @@ pub struct Filter {
     /// To what kind of thing
     #[arg(long, value_name = "RESOURCE")]
     resource: Option<String>,
-    /// Whether it was done: done, denied or failed
-    #[arg(long, value_name = "OUTCOME")]
+    /// To things of this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// With this outcome
+    #[arg(long, value_name = "OUTCOME", value_parser = ["allowed", "denied", "failed"])]
     outcome: Option<String>,
     /// From this time on (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -70,9 +73,10 @@ fn time(text: &str) -> Result<Time, String> {
 impl Filter {
     fn query(self, ctx: &Ctx) -> Vec<(&'static str, String)> {
         let pairs = [
-            ("principal", self.principal),
+            ("principal", self.principal.map(|p| p.rsplit('/').next().unwrap_or(&p).to_owned())),
             ("verb", self.verb),
             ("resource", self.resource),
+            ("name", self.name),
             ("outcome", self.outcome),
             ("since", self.since.map(|t| t.to_string())),
             ("until", self.until.map(|t| t.to_string())),
@@ -112,7 +116,10 @@ impl Command {
                 }
             }
             Self::Export { filter, file } => {
-                let list = audit.list(filter.query(ctx)).page_size(Some(wharf_domain::limits::PAGE_MAX));
+                // Oldest first: what is added meanwhile comes at the end and is not missed in the middle.
+                let mut filters = filter.query(ctx);
+                filters.push(("ascending", "true".to_owned()));
+                let list = audit.list(filters).page_size(Some(wharf_domain::limits::PAGE_MAX));
                 let mut entries = list.all::<api::AuditEntry>().map_err(anyhow::Error::from).boxed();
                 let mut out: Box<dyn std::io::Write> = match &file {
                     Some(path) => Box::new(std::io::BufWriter::new(

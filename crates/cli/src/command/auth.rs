@@ -121,7 +121,7 @@ fn context_name(url: &url::Url, taken: impl Fn(&str) -> bool) -> String {
     if !taken(&base) {
         return base;
     }
-    (2..).map(|n| format!("{base}-{n}")).find(|n| !taken(n)).unwrap_or(base)
+    (2..=u16::MAX).map(|n| format!("{base}-{n}")).find(|n| !taken(n)).unwrap_or(base)
 }
 
 /// End the login and forget its tokens

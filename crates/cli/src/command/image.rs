@@ -35,10 +35,13 @@ pub enum Command {
         #[arg(value_parser = common::name)]
         name: Name,
     },
-    /// Delete images; one in use is kept and named
+    /// Delete a version of images, the newest when none is named; one in use is kept and named
     Delete {
         #[arg(required = true, add = crate::complete::images())]
         names: Vec<String>,
+        /// This version (SHA-256 of its archive, as `get` shows it)
+        #[arg(long, value_name = "SHA256")]
+        digest: Option<String>,
         #[command(flatten)]
         sure: Sure,
     },
@@ -71,8 +74,15 @@ impl Command {
                 bar.finish_and_clear();
                 ctx.out.list(&[image?])
             }
-            Self::Delete { names, sure } => {
-                common::delete(&names, &sure, "image", |n| async move { images.delete(&n).await }).await
+            Self::Delete { names, digest, sure } => {
+                let (space, digest) = (&space, digest.as_deref());
+                common::delete(
+                    &names,
+                    &sure,
+                    "image",
+                    |n| async move { space.delete_image(&n, digest).await },
+                )
+                .await
             }
         }
     }

@@ -15,6 +15,7 @@ mod turn;
 use crate::context::Ctx;
 
 pub use copy::stream_of;
+pub use look::tree;
 
 /// Sessions: an agent's computer each
 #[derive(Debug, clap::Subcommand)]

@@ -94,6 +94,7 @@ pub struct Update {
 /// What sessions of the space get when they do not say.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Defaults of its sessions")]
+#[allow(clippy::struct_field_names)] // the fields are the flags
 struct Defaults {
     /// Image
     #[arg(long, value_name = "IMAGE", value_parser = common::name)]

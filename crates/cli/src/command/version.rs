@@ -38,7 +38,7 @@ impl Version {
         }
         let mut text = format!("client {}\n", versions.client);
         if let (Some(server), Some(url)) = (&versions.server, &versions.url) {
-            text.push_str(&format!("server {} (API {}) at {url}\n", server.version, server.api));
+            text.extend([format!("server {} (API {}) at {url}\n", server.version, server.api)]);
         }
         print(text.as_bytes())
     }

@@ -25,7 +25,7 @@ pub fn render<T: Serialize>(item: &T, now: Time, colour: bool) -> anyhow::Result
                 out.push('\n');
             }
         } else {
-            out.push_str(&format!("{}{pad}  {value}\n", Style::Dim.paint(key, colour)));
+            out.extend([format!("{}{pad}  {value}\n", Style::Dim.paint(key, colour))]);
         }
     }
     Ok(out)
@@ -51,7 +51,7 @@ fn flatten(key: &str, value: &Value, now: Time, lines: &mut Vec<(String, String)
 
 fn scalar(key: &str, value: &Value, now: Time) -> String {
     match value {
-        Value::Null => "-".into(),
+        Value::Null | Value::Mapping(_) => "-".into(),
         Value::Bool(b) => if *b { "yes" } else { "no" }.into(),
         Value::Number(n) => match n.as_u64() {
             Some(bytes) if key.ends_with("_bytes") && bytes >= 1024 => {
@@ -72,7 +72,6 @@ fn scalar(key: &str, value: &Value, now: Time) -> String {
         },
         Value::Sequence(items) if items.is_empty() => "-".into(),
         Value::Sequence(items) => items.iter().map(|i| scalar("", i, now)).collect::<Vec<_>>().join(", "),
-        Value::Mapping(_) => "-".into(),
         Value::Tagged(t) => scalar(key, &t.value, now),
     }
 }

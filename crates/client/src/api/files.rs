@@ -58,6 +58,7 @@ impl FileTarget {
         Self(parts)
     }
 
+    #[must_use]
     pub fn parent(&self) -> Self {
         Self(self.0[..self.0.len().saturating_sub(1)].to_vec())
     }

@@ -108,6 +108,12 @@ impl SessionApi {
         EventStream::open(move || this.call(Method::GET, ["events"]), after.map(|n| n.to_string())).await
     }
 
+    /// The session's log from behind `after` on, as it is now.
+    pub async fn log(&self, after: i64) -> Result<EventStream> {
+        EventStream::once(self.call(Method::GET, ["events"]).query("after", after).query("no_follow", true))
+            .await
+    }
+
     /// Runs a command to its end. For commands that write much or run long, see [`Self::exec_stream`].
     pub async fn exec(&self, body: &api::ExecRequest) -> Result<api::ExecResult> {
         let limit = u64::from(body.timeout_seconds.unwrap_or(limits::EXEC_TIMEOUT_SECONDS)) + 60;
@@ -137,7 +143,11 @@ impl SessionApi {
     /// A process's output from the beginning, as [`api::ExecEvent`]s; `exit` comes last.
     pub async fn follow(&self, id: u64) -> Result<EventStream> {
         let (this, id) = (self.clone(), id.to_string());
-        EventStream::once(this.call(Method::GET, ["processes", &id, "output"]).query("follow", true)).await
+        EventStream::open(
+            move || this.call(Method::GET, ["processes", &id, "output"]).query("follow", true),
+            None,
+        )
+        .await
     }
 
     pub async fn signal(&self, process: u64, signal: api::SignalName) -> Result<()> {
@@ -161,6 +171,7 @@ impl SessionApi {
             .query("cols", options.cols)
             .query("rows", options.rows)
             .query_opt("id", options.id)
+            .query_opt("after", options.after)
             .query_opt("user", options.user.as_deref());
         if let Some(command) = &options.command {
             call = call.query("command", command);

@@ -58,6 +58,12 @@ impl SpaceApi {
             .await
     }
 
+    /// Deletes a version of an image: the newest when no digest is named.
+    pub async fn delete_image(&self, name: &str, digest: Option<&str>) -> Result<()> {
+        let call = self.client.call(Method::DELETE, ["spaces", &self.name, "images", name]);
+        call.query_opt("digest", digest).send_unit().await
+    }
+
     pub fn sessions(&self) -> Crud<api::Session, api::CreateSession, api::PatchSession> {
         Crud::new(self.client.clone(), ["spaces", &self.name, "sessions"])
     }

@@ -6,7 +6,7 @@ fn frames(chunks: &[&[u8]]) -> Vec<Frame> {
     let mut out = Vec::new();
     for c in chunks {
         p.push(c);
-        while let Some(f) = p.next().unwrap() {
+        while let Some(f) = p.frame().unwrap() {
             out.push(f);
         }
     }
@@ -48,7 +48,7 @@ fn a_line_without_end_is_refused_before_memory_is_gone() {
     let mut refused = false;
     for _ in 0..40 {
         p.push(&chunk);
-        refused |= p.next().is_err();
+        refused |= p.frame().is_err();
     }
     assert!(refused);
 }

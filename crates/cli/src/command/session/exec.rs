@@ -54,6 +54,9 @@ pub struct Exec {
     background: bool,
 }
 
+/// Bytes of stdin in one call: as base64 in a JSON body well below the limit of one.
+const STDIN_BYTES: usize = 2 * 1024 * 1024;
+
 /// How a command ended.
 enum Ended {
     Code(i32),
@@ -144,7 +147,6 @@ async fn piped(session: &SessionApi, body: &api::ExecRequest) -> anyhow::Result<
     };
     let process = session.spawn(&body).await?;
     let mut events = session.follow(process.id).await?;
-    // A chunk travels in a JSON body, as base64 where it is no text.
     let feed = feed(session, process.id, crate::stdin::chunks(256 * 1024));
     let mut out = Box::pin(pass_on(&mut events));
     let mut feed = Box::pin(feed);
@@ -170,10 +172,22 @@ async fn feed(
     process: u64,
     mut chunks: mpsc::Receiver<std::io::Result<Bytes>>,
 ) -> anyhow::Result<()> {
+    let mut last = false;
     loop {
-        let chunk = chunks.recv().await.transpose().context("stdin cannot be read")?;
-        let last = chunk.is_none();
-        match session.stdin(process, &chunk.unwrap_or_default(), last).await {
+        let mut bytes = match chunks.recv().await.transpose().context("stdin cannot be read")? {
+            Some(chunk) => chunk.to_vec(),
+            None => Vec::new(),
+        };
+        last |= bytes.is_empty();
+        // What is there already travels along: each call costs a round trip and an audit entry.
+        while !last && bytes.len() < STDIN_BYTES {
+            match chunks.try_recv() {
+                Ok(chunk) => bytes.extend_from_slice(&chunk.context("stdin cannot be read")?),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => last = true,
+            }
+        }
+        match session.stdin(process, &bytes, last).await {
             Ok(()) if last => return Ok(()),
             Ok(()) => {}
             // It closed its stdin or ended: as with a pipe, what it did not read is not an error of ours.

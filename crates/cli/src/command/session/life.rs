@@ -161,6 +161,7 @@ impl Delete {
         let names = match self.labels {
             None => self.sessions,
             Some(labels) => {
+                labels.parse::<wharf_domain::Selector>()?;
                 let list = space.sessions().list_where(vec![("labels", labels)]);
                 let found: Vec<api::Session> = list.take(None).await?.0;
                 found.into_iter().map(|s| s.name.to_string()).collect()
@@ -174,11 +175,13 @@ impl Delete {
         common::delete(&names, &self.sure, "session", |name| async move {
             let session = space.session(&name);
             space.sessions().delete(&name).await?;
-            while wait {
-                match session.get().await {
-                    Err(e) if e.is(Code::NotFound) => break,
-                    Err(e) => return Err(e),
-                    Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            if wait {
+                loop {
+                    match session.get().await {
+                        Err(e) if e.is(Code::NotFound) => break,
+                        Err(e) => return Err(e),
+                        Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    }
                 }
             }
             Ok(())

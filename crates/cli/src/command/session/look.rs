@@ -7,7 +7,7 @@ use wharf_client::Page;
 use wharf_domain::Time;
 use wharf_wire::api;
 
-use super::super::common::{self, Paging};
+use super::super::common::{self, Listing, Paging};
 use crate::context::Ctx;
 use crate::output::format::{bytes, span};
 use crate::output::{Cell, Format, Show, note, print};
@@ -23,23 +23,18 @@ pub struct List {
     /// Only those in this state: init, idle, busy, closed or error
     #[arg(long, value_name = "STATE", value_parser = common::word::<wharf_domain::session::State>)]
     state: Option<wharf_domain::session::State>,
-    /// Only those with these labels (a=b,c)
-    #[arg(short, long, value_name = "SELECTOR")]
-    labels: Option<String>,
     /// Go on and show changes as they happen
     #[arg(short, long, conflicts_with_all = ["limit", "all"])]
     watch: bool,
     #[command(flatten)]
-    paging: Paging,
+    listing: Listing,
 }
 
 impl List {
     pub async fn run(self, ctx: &Ctx) -> anyhow::Result<()> {
         let space = ctx.space()?;
-        let filters: Vec<_> = [("state", self.state.map(|s| s.as_str().to_owned())), ("labels", self.labels)]
-            .into_iter()
-            .filter_map(|(k, v)| v.map(|v| (k, v)))
-            .collect();
+        let mut filters = self.listing.filters()?;
+        filters.extend(self.state.map(|s| ("state", s.as_str().to_owned())));
         let list = space.sessions().list_where(filters.clone());
         if self.watch {
             // The watch begins where the first page was read: what changes while the others are read is seen twice, never missed.
@@ -58,7 +53,7 @@ impl List {
         }
         let none =
             format!("no sessions in space {}; `wharf session create NAME --wait` makes one", space.name());
-        common::list::<api::Session>(ctx, list, &self.paging, &none).await
+        common::list::<api::Session>(ctx, list, &self.listing.paging, &none).await
     }
 }
 
@@ -107,7 +102,8 @@ impl Lineage {
             Format::Name => {
                 let nodes =
                     lineage.ancestors.iter().rev().chain([&lineage.session]).chain(&lineage.descendants);
-                print(nodes.map(|n| format!("{}\n", n.name)).collect::<String>().as_bytes())
+                let names: Vec<&str> = nodes.map(|n| n.name.as_str()).collect();
+                print((names.join("\n") + "\n").as_bytes())
             }
             Format::Json | Format::Yaml => ctx.out.value(&lineage),
         }

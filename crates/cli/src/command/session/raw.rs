@@ -25,7 +25,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that is gone.
-        drop(termios::tcsetattr(std::io::stdin().as_fd(), OptionalActions::Drain, &self.before));
+        let _ = termios::tcsetattr(std::io::stdin().as_fd(), OptionalActions::Drain, &self.before);
     }
 }
 

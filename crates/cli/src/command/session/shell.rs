@@ -65,8 +65,16 @@ impl Shell {
         }
         let session = ctx.session(&self.session)?;
         let (cols, rows) = size();
-        let mut options =
-            terminal::Options { cols, rows, id: self.attach, user: self.user, command: self.command };
+        let mut options = terminal::Options {
+            cols,
+            rows,
+            id: self.attach,
+            after: None,
+            user: self.user,
+            command: self.command,
+        };
+        // How far the screen has come; not known of a terminal that somebody else opened.
+        let mut seen = self.attach.is_none().then_some(0);
         let mut line = session.terminal(&options).await?;
         note("Ctrl-] leaves the terminal running");
 
@@ -74,7 +82,7 @@ impl Shell {
         let mut keys = crate::stdin::chunks(4096);
         let mut returns = 0;
         let over = loop {
-            let over = talk(&mut line, &mut keys, &mut options.id).await?;
+            let over = talk(&mut line, &mut keys, &mut options.id, &mut seen).await?;
             let Over::Broken(error) = over else { break over };
             // Without its number there is nothing to come back to.
             if options.id.is_none() {
@@ -88,6 +96,7 @@ impl Shell {
                 returns += 1;
                 tokio::time::sleep(Duration::from_millis(100 << returns.min(6))).await;
                 (options.cols, options.rows) = size();
+                (options.after, options.user, options.command) = (seen, None, None);
                 match session.terminal(&options).await {
                     Ok(again) => {
                         line = again;
@@ -131,6 +140,7 @@ async fn talk(
     line: &mut Terminal,
     keys: &mut mpsc::Receiver<std::io::Result<Bytes>>,
     id: &mut Option<u64>,
+    seen: &mut Option<u64>,
 ) -> anyhow::Result<Over> {
     let Some(mut writer) = line.keys() else { return Ok(Over::Told) };
     let mut resized = signal(SignalKind::window_change())?;
@@ -138,7 +148,12 @@ async fn talk(
     loop {
         tokio::select! {
             event = line.next() => match event {
-                Some(Ok(TerminalEvent::Output(bytes))) => print(&bytes)?,
+                Some(Ok(TerminalEvent::Output(bytes))) => {
+                    if let Some(seen) = seen {
+                        *seen += bytes.len() as u64;
+                    }
+                    print(&bytes)?;
+                }
                 Some(Ok(TerminalEvent::Attached(number))) => *id = Some(number),
                 Some(Ok(TerminalEvent::Resize { .. })) => {}
                 Some(Ok(TerminalEvent::Exit { code, signal })) => {

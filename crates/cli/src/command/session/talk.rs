@@ -169,14 +169,14 @@ impl Show for api::SessionEvent {
 impl Events {
     pub async fn run(self, ctx: &Ctx) -> anyhow::Result<()> {
         let session = ctx.session(&self.session)?;
-        let mut events = session.events(Some(self.after.unwrap_or(0))).await?;
+        let after = self.after.unwrap_or(0);
+        let mut events =
+            if self.follow { session.events(Some(after)).await? } else { session.log(after).await? };
         let head = ["1234567", "2026-01-31T12:00:00.000Z", "message.created", &"x".repeat(200)];
         let mut widths = Widths::of(&head, &[], ctx.out.width);
         loop {
             let event = tokio::select! {
                 event = events.next_json::<api::SessionEvent>() => event,
-                // The log is sent at once; silence behind it is its end.
-                () = tokio::time::sleep(std::time::Duration::from_millis(700)), if !self.follow => return Ok(()),
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             };
             let Some(event) = event.transpose()? else { return Ok(()) };

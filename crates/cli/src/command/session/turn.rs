@@ -79,19 +79,23 @@ impl<'a> Follower<'a> {
     fn show(&mut self, event: &api::SessionEvent) -> anyhow::Result<()> {
         let data = &event.data;
         match event.kind.as_str() {
+            "turn.output" if data.get("cut").is_some() => {
+                self.close_line()?;
+                note("the output goes on, but is too long to be shown here");
+            }
+            // Of a `command` agent this is its log; a `shell` agent's output is its reply in the making.
+            "turn.output" if data.get("stream").and_then(Value::as_str) == Some("stderr") => {
+                let mut err = std::io::stderr().lock();
+                err.write_all(&piece(data)?)?;
+                err.flush()?;
+            }
             "turn.output" => {
                 let bytes = piece(data)?;
                 self.shown = true;
-                if data.get("stream").and_then(Value::as_str) == Some("stderr") {
-                    let mut err = std::io::stderr().lock();
-                    err.write_all(&bytes)?;
-                    err.flush()?;
-                } else {
-                    self.line_open = bytes.last().is_some_and(|b| *b != b'\n');
-                    print(&bytes)?;
-                }
+                self.line_open = bytes.last().is_some_and(|b| *b != b'\n');
+                print(&bytes)?;
             }
-            "turn.delta" | "turn.text" => {
+            "turn.delta" => {
                 if let Some(text) = data.get("text").and_then(Value::as_str) {
                     self.shown = true;
                     self.line_open = !text.ends_with('\n');
@@ -113,10 +117,6 @@ impl<'a> Follower<'a> {
                         print(text.as_bytes())?;
                     }
                 }
-            }
-            "turn.output_cut" => {
-                self.close_line()?;
-                note("the output goes on, but is too long to be shown here");
             }
             _ => {}
         }

@@ -1,0 +1,204 @@
+//! Commands that act: what is sent, what is refused before anything is sent, how several are treated.
+
+use serde_json::{Value, json as value};
+
+use crate::User;
+use crate::peer::{Peer, Request, json, problem};
+
+fn body(request: &Request) -> Value {
+    serde_json::from_slice(&request.body).unwrap()
+}
+
+#[tokio::test]
+async fn several_are_all_tried_and_the_first_failure_is_the_exit_code() {
+    let peer = Peer::answering(|r| match r.line.split(' ').nth(1).unwrap().rsplit('/').next().unwrap() {
+        "gone" => problem(404, "not_found", false, vec![]),
+        "held" => problem(409, "in_use", false, vec![]),
+        _ => json(202, &value!({})),
+    })
+    .await;
+    let user = User::at(&peer.url);
+    assert_eq!(user.run(&["session", "delete", "one", "gone", "held", "two", "--yes"]).await.0, 3);
+    assert_eq!(peer.seen().len(), 4);
+    assert_eq!(user.run(&["session", "delete", "held"]).await.0, 5);
+}
+
+#[tokio::test]
+async fn several_are_not_deleted_without_a_yes_and_a_dry_run_deletes_nothing() {
+    let peer = Peer::answering(|_| json(202, &value!({}))).await;
+    let user = User::at(&peer.url);
+    let (code, said) = user.run(&["session", "delete", "one", "two"]).await;
+    assert_eq!(code, 2);
+    assert!(said.contains("--yes"), "{said}");
+    assert_eq!(user.run(&["secret", "delete", "one", "two", "--dry-run"]).await.0, 0);
+    assert_eq!(user.run(&["session", "create", "x", "--dry-run"]).await.0, 0);
+    assert!(peer.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_is_asked_for_as_it_was_described() {
+    let peer = Peer::answering(|_| problem(422, "quota_exceeded", false, vec![])).await;
+    let user = User::at(&peer.url);
+    let setup = user.file("setup.sh", "apt-get update\n");
+    let line = [
+        "session",
+        "create",
+        "demo",
+        "--wait",
+        "--cpu",
+        "1.5",
+        "--memory",
+        "2Gi",
+        "--disk",
+        "512",
+        "--pids",
+        "99",
+        "-e",
+        "A=1",
+        "-l",
+        "team=ml",
+        "--idle-timeout",
+        "never",
+        "--turn-timeout",
+        "2h",
+        "--setup",
+        &setup,
+        "--prompt",
+        "hi",
+        "--image",
+        "base",
+        "--no-root",
+        "--from-session",
+        "old",
+        "--include",
+        "files",
+        "--metadata",
+        "{\"k\": [1]}",
+    ];
+    assert_eq!(user.run(&line).await.0, 1);
+    let seen = &peer.seen()[0];
+    assert_eq!(seen.line, "POST /v1/spaces/lab/sessions?wait=ready HTTP/1.1");
+    assert_eq!(
+        body(seen),
+        value!({"name": "demo", "image": "base", "allow_root": false,
+            "resources": {"cpu_millis": 1500, "memory_mib": 2048, "disk_mib": 512, "pids": 99},
+            "env": {"A": "1"}, "labels": {"team": "ml"}, "idle_timeout_seconds": 0, "turn_timeout_seconds": 7200,
+            "setup": "apt-get update\n", "prompt": [{"type": "text", "text": "hi"}], "metadata": {"k": [1]},
+            "from": {"session": "old", "include": {"files": true, "messages": false}}})
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_before_anything_is_sent() {
+    let peer = Peer::script(vec![]).await;
+    let user = User::at(&peer.url);
+    for line in [
+        vec!["session", "create", "Not_A_Name"],
+        vec!["session", "create", "x", "--cpu", "much"],
+        vec!["session", "create", "x", "--agent", "command"],
+        vec!["session", "create", "x", "--include", "files"],
+        vec!["session", "create", "x", "--metadata", "[1]"],
+        vec!["session", "create", "x", "-l", "team"],
+        vec!["session", "list", "--labels", "a b=c"],
+        vec!["session", "cp", "a", "b"],
+        vec!["session", "cp", "one:a", "two:b"],
+        vec!["session", "cp", "one:/a/../b", "x"],
+        vec!["session", "exec", "x"],
+        vec!["session", "shell", "x"],
+        vec!["binding", "create", "--role", "viewer", "--to", "user/a"],
+        vec!["binding", "create", "--role", "viewer", "--to", "alice", "--everywhere"],
+        vec!["role", "create", "r"],
+        vec!["role", "create", "r", "--rule", "fly:sessions"],
+        vec!["api", "POST", "spaces", "{broken"],
+        vec!["api", "FETCH", "spaces"],
+        vec!["can-i", "fly", "sessions"],
+        vec!["login", "--password", "x"],
+    ] {
+        let (code, said) = user.run(&line).await;
+        assert_eq!(code, 2, "{line:?}: {said}");
+    }
+    assert!(peer.seen().is_empty(), "{:?}", peer.seen());
+}
+
+#[tokio::test]
+async fn a_secret_that_is_there_gets_a_new_value_and_the_value_is_sent_byte_for_byte() {
+    let secret = value!({"id": "0192d3a0-0000-7000-8000-000000000000", "name": "key", "version": 2, "labels": {},
+        "created_at": "2026-01-31T12:00:00.000Z", "updated_at": "2026-01-31T12:00:00.000Z", "resource_version": 2});
+    let peer = Peer::answering(move |r| {
+        if r.line.starts_with("POST") {
+            problem(409, "already_exists", false, vec![])
+        } else {
+            json(200, &secret)
+        }
+    })
+    .await;
+    let user = User::at(&peer.url);
+    let file = user.dir.path().join("v");
+    std::fs::write(&file, [0xff, b'\n']).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(user.run(&["secret", "set", "key", "--file", file]).await.0, 0);
+    let seen = peer.seen();
+    assert_eq!(seen[1].line, "PATCH /v1/spaces/lab/secrets/key HTTP/1.1");
+    assert_eq!(body(&seen[1]), value!({"value": "/wo=", "encoding": "base64"}));
+    assert_eq!(user.run(&["secret", "set", "key", "--new", "--file", file]).await.0, 5);
+    assert_eq!(user.run(&["secret", "set", "key", "--file", &user.file("empty", "")]).await.0, 2);
+}
+
+#[tokio::test]
+async fn defaults_of_a_space_are_changed_without_losing_the_others_or_a_change_between() {
+    let space = value!({"id": "0192d3a0-0000-7000-8000-000000000000", "name": "lab", "labels": {}, "quotas": {},
+        "defaults": {"image": "base", "resources": {"cpu_millis": 500}}, "created_at": "2026-01-31T12:00:00.000Z",
+        "updated_at": "2026-01-31T12:00:00.000Z", "resource_version": 5});
+    let peer = Peer::answering(move |_| json(200, &space)).await;
+    let line =
+        ["space", "update", "lab", "--default-memory", "1Gi", "--quota", "sessions=none", "-l", "old-"];
+    assert_eq!(User::at(&peer.url).run(&line).await.0, 0);
+    let patch = peer.seen().pop().unwrap();
+    assert_eq!(patch.header("if-match"), Some("\"5\""));
+    assert_eq!(
+        body(&patch),
+        value!({"labels": {"old": null}, "quotas": {"sessions": null},
+            "defaults": {"image": "base", "resources": {"cpu_millis": 500, "memory_mib": 1024}}})
+    );
+}
+
+#[tokio::test]
+async fn no_is_an_answer_and_an_exit_code() {
+    let peer = Peer::script(vec![
+        json(200, &value!({"allowed": true, "binding": "b", "role": "admin", "reason": "r"})),
+        json(200, &value!({"allowed": false, "reason": "r"})),
+    ])
+    .await;
+    let user = User::at(&peer.url);
+    assert_eq!(user.run(&["can-i", "create", "sessions"]).await.0, 0);
+    assert_eq!(
+        body(&peer.seen()[0]),
+        value!({"verb": "create", "group": "sessions", "resource": "sessions", "space": "lab"})
+    );
+    assert_eq!(user.run(&["access-review", "create", "users"]).await.0, 4);
+    assert_eq!(body(&peer.seen()[1]), value!({"verb": "create", "group": "access", "resource": "users"}));
+}
+
+#[tokio::test]
+async fn a_broken_chain_is_a_failure() {
+    let peer = Peer::script(vec![
+        json(200, &value!({"ok": true, "entries": 3, "unchained": 0, "head": "ab"})),
+        json(200, &value!({"ok": false, "entries": 3, "unchained": 0, "fault": "entry 2 was changed"})),
+    ])
+    .await;
+    let user = User::at(&peer.url);
+    assert_eq!(user.run(&["audit", "verify"]).await.0, 0);
+    let (code, said) = user.run(&["audit", "verify"]).await;
+    assert_eq!(code, 1);
+    assert!(said.contains("entry 2 was changed"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_what_to_do() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let (code, said) = User::at(&url).run(&["session", "list"]).await;
+    assert_eq!(code, 6);
+    assert!(said.contains(&url) && said.contains("wharf up"), "{said}");
+}
