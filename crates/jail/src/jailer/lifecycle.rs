@@ -140,16 +140,19 @@ impl Jailer {
                 Ok(Trees { lower: mounts.lower, upper: mounts.upper })
             });
             // Whether or not it started: the room a full volume was lent for mounting goes back.
-            if unsettled.get() {
-                pool.settle(volume)?;
-            }
+            let settled = if unsettled.get() { pool.settle(volume) } else { Ok(()) };
             let started = started?;
+            settled.inspect_err(|_| {
+                let _ = pidfd_send_signal(&started.pidfd, Signal::KILL);
+                sys::reap(started.pidfd.as_fd());
+            })?;
             tracing::debug!(jail = %id, limits_micros = made_groups.as_micros(), steps = %started.timings, "launched");
             Ok((group, started))
         })();
         let (group, started) = match result {
             Ok(both) => both,
             Err(error) => {
+                self.clear(id);
                 self.wipe(id);
                 return Err(error);
             }
@@ -299,13 +302,15 @@ impl Jailer {
                 // Said to be stopped only when a power cut could take nothing of it any more.
                 Waiting::Answer(conn) => {
                     let volume = jail.record.volume;
-                    let synced = self
-                        .help(conn, Task::Plain, move |pool| pool.sync(volume).map(|()| Answer::Done));
+                    let synced =
+                        self.help(conn, Task::Plain, move |pool| pool.sync(volume).map(|()| Answer::Done));
                     if let Err(step) = synced {
                         self.answer(conn, &Reply::Fault(step.into()));
                     }
                 }
-                Waiting::Again(conn, _) if !self.conns.contains_key(&conn) => {}
+                // Who hung up wants no computer any more; other things are finished anyway.
+                Waiting::Again(conn, request)
+                    if matches!(*request, Request::Launch { .. }) && !self.conns.contains_key(&conn) => {}
                 Waiting::Again(conn, request) => {
                     self.handle(conn, *request);
                     self.settle_and_go_on(conn);

@@ -71,7 +71,7 @@ impl Jailer {
     }
 
     /// Kills whatever is in a jail's groups and removes them.
-    fn clear(&self, id: JailId) {
+    pub(super) fn clear(&self, id: JailId) {
         let group = self.cgroups.group(&id.to_string());
         let begun = Instant::now();
         while !group.remove() {

@@ -94,7 +94,8 @@ impl Jailer {
                 });
             }
             Request::DeleteImage { image } => {
-                // Jails that stand ready do not keep it; they go first.
+                // Jails that stand ready do not keep it; they go first, and no new ones come.
+                self.doomed.insert(image.clone());
                 if let Some(jail) = self.end_warm_of(&image) {
                     jail.waiting.push(Waiting::Again(conn, Box::new(Request::DeleteImage { image })));
                     return Ok(None);
@@ -246,8 +247,7 @@ impl Jailer {
         let helper = Helper::start(|| work(pool))?;
         match &task {
             Task::DeleteVolume(volume) => drop(self.held.insert(*volume)),
-            Task::DeleteImage(image) => drop(self.doomed.insert(image.clone())),
-            Task::Plain | Task::Snapshot { .. } => {}
+            Task::DeleteImage(_) | Task::Plain | Task::Snapshot { .. } => {}
         }
         self.next_token += 1;
         let id = self.next_token;
@@ -269,7 +269,10 @@ impl Jailer {
         let _ = epoll::delete(&self.epoll, &helper.answer);
         match &task {
             Task::DeleteVolume(volume) => drop(self.held.remove(volume)),
-            Task::DeleteImage(image) => drop(self.doomed.remove(image)),
+            Task::DeleteImage(image) => {
+                self.doomed.remove(image);
+                self.image_changed();
+            }
             Task::Plain | Task::Snapshot { .. } => {}
         }
         let reply = match (answer, task) {
