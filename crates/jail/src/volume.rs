@@ -48,8 +48,8 @@ const POOL_RESERVE: u64 = 64 * MIB;
 const DISK_RESERVE: u64 = 1024 * MIB;
 /// What a volume must at least be able to write, so that its overlay can be mounted.
 const SMALLEST_ROOM: u64 = 4 * MIB;
-/// What mounting the overlay of a full volume may take.
-const ROOM_TO_MOUNT: u64 = 4 * MIB;
+/// What mounting the overlay of a full volume, or describing it, may take.
+const ROOM: u64 = 4 * MIB;
 /// How long a starting jailer waits for the one before it to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,7 +60,7 @@ pub struct Mounts {
     pub lower: OwnedFd,
     /// The volume, holding the directories `upper` and `work`.
     pub upper: OwnedFd,
-    /// The volume was full: [`Pool::settle`] is to follow.
+    /// The volume was lent room: [`Pool::settle`] is to follow.
     pub unsettled: bool,
 }
 
@@ -289,8 +289,7 @@ impl Pool {
             ));
         }
         meta.disk_mib = disk_mib;
-        self.trees.limit(dir, own_limit(&meta))?;
-        meta::write(dir, &meta).at("describe the volume")
+        self.with_room(dir, &meta, || meta::write(dir, &meta).at("describe the volume"))
     }
 
     /// Bytes used and the limit. What is still on its way to the disk is not counted yet.
@@ -320,17 +319,16 @@ impl Pool {
         let mut taken = Taken { volume, bytes: self.trees.used(&dir)? + meta.inherited_bytes };
         // Described before it exists, so that it never exists undescribed.
         meta.taken = Some(taken.clone());
-        meta::write(&dir, &meta).at("describe the snapshot")?;
-        let half_made = format!(".tmp-{name}");
-        match self.driver() {
-            Driver::Btrfs => self.trees.copy(&dir, &self.snapshots, &name)?,
-            Driver::Directory => {
-                self.trees.destroy(&self.snapshots, &half_made)?;
-                self.trees.copy(&dir, &self.snapshots, &half_made)?;
-                rustix::fs::renameat(&self.snapshots, &half_made, &self.snapshots, &name)
-                    .at("name the snapshot")?;
+        self.with_room(&dir, &meta, || {
+            meta::write(&dir, &meta).at("describe the snapshot")?;
+            if self.driver() == Driver::Btrfs {
+                return self.trees.copy(&dir, &self.snapshots, &name);
             }
-        }
+            let half_made = format!(".tmp-{name}");
+            self.trees.destroy(&self.snapshots, &half_made)?;
+            self.trees.copy(&dir, &self.snapshots, &half_made)?;
+            rustix::fs::renameat(&self.snapshots, &half_made, &self.snapshots, &name).at("name the snapshot")
+        })?;
         // Only now is everything written counted.
         let made = open_in(&self.snapshots, &name)?;
         taken.bytes = self.trees.used(&dir)? + meta.inherited_bytes;
@@ -361,20 +359,42 @@ impl Pool {
     /// The two trees a jail's overlay is made of, mapped to the ids of its user namespace.
     ///
     /// The overlay makes a directory when it is mounted, which a volume at its limit has no room for: such a session
-    /// could never come back to delete anything. So a full volume gets a little more until [`Self::settle`].
+    /// could never come back to delete anything. So a volume with anything in it gets a little more until
+    /// [`Self::settle`].
     pub fn mounts(&self, volume: VolumeId, user_namespace: BorrowedFd<'_>) -> Result<Mounts, Step> {
         let (dir, meta) = self.volume(volume)?;
-        let used = self.trees.used(&dir)?;
-        let unsettled = self.limits_disk() && used + ROOM_TO_MOUNT > own_limit(&meta);
-        if unsettled {
-            self.trees.limit(&dir, own_limit(&meta).max(used) + ROOM_TO_MOUNT)?;
-        }
         let rootfs = self.images.rootfs(&meta.image)?;
+        let unsettled = self.limits_disk() && !tree::is_empty(&open_in(&dir, "upper")?)?;
+        if unsettled {
+            self.lend(&dir, &meta)?;
+        }
         Ok(Mounts {
             lower: idmap::read_only(&rootfs, user_namespace).at("map the image's tree")?,
             upper: idmap::writable(&dir, user_namespace).at("map the volume's tree")?,
             unsettled,
         })
+    }
+
+    /// Raises the limit by what our own small writes take. How full the volume is does not matter and could not be
+    /// told: what is still on its way to the disk is held against the limit, but not counted as used.
+    fn lend(&self, dir: &OwnedFd, meta: &Meta) -> Result<(), Step> {
+        self.trees.limit(dir, own_limit(meta).max(self.trees.used(dir)?) + ROOM)
+    }
+
+    /// Does `work`, which writes to the volume itself, even when that is full.
+    fn with_room<T>(
+        &self,
+        dir: &OwnedFd,
+        meta: &Meta,
+        work: impl FnOnce() -> Result<T, Step>,
+    ) -> Result<T, Step> {
+        if !self.limits_disk() {
+            return work();
+        }
+        self.lend(dir, meta)?;
+        let answer = work();
+        self.trees.limit(dir, own_limit(meta))?;
+        answer
     }
 
     /// To be called once the overlay of [`Self::mounts`] is mounted.

@@ -135,6 +135,16 @@ pub(super) fn names(dir: impl AsFd) -> Result<Vec<String>, Step> {
     Ok(names)
 }
 
+pub(super) fn is_empty(dir: impl AsFd) -> Result<bool, Step> {
+    for entry in Dir::read_from(dir).at("list a directory")? {
+        let entry = entry.at("list a directory")?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Bytes allocated to everything below `dir`, each hard-linked file once. Beyond [`MAX_DEPTH`] nothing is counted.
 pub(super) fn content_bytes(dir: &OwnedFd) -> Result<u64, Step> {
     let mut linked = HashSet::new();

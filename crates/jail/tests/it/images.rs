@@ -88,7 +88,7 @@ fn builder() -> tar::Builder<Vec<u8>> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -334,7 +334,7 @@ impl Layers {
                     for (name, content) in *members {
                         match content {
                             Some(content) => {
-                                append(&mut tar, name, EntryType::Regular, content.as_bytes(), "")
+                                append(&mut tar, name, EntryType::Regular, content.as_bytes(), "");
                             }
                             None => append(&mut tar, name, EntryType::Directory, b"", ""),
                         }

@@ -255,7 +255,7 @@ impl UserNamespace {
             unsafe {
                 let made = libc::unshare(libc::CLONE_NEWUSER) == 0;
                 (&tell).write_all(&[u8::from(made)]).ok();
-                (&stay).read(&mut [0]).ok();
+                (&stay).read_exact(&mut [0]).ok();
                 libc::_exit(0);
             }
         }

@@ -64,6 +64,32 @@ fn a_full_session_comes_back_and_can_delete() {
 }
 
 #[test]
+fn a_full_session_forks_and_its_limit_changes() {
+    let lab = lab!(btrfs);
+    let volume = lab.volume(24);
+    // Not synced: the bytes are held against the limit before they are counted.
+    lab.sandbox(volume, |root| {
+        fs::write(root.join("big"), vec![7; 64 << 20]).err().map(drop).ok_or_else(|| "no limit".to_owned())
+    })
+    .unwrap();
+    let snapshot = SnapshotId::new();
+    let bytes = lab.pool().snapshot(volume, snapshot).unwrap();
+    assert!(bytes > 16 * MIB, "{bytes}");
+    lab.sandbox(volume, |_| Ok(())).unwrap();
+    let written = |lab: &Lab, volume| {
+        lab.sandbox(volume, |root| fill(&root.join("more")).map(drop)).unwrap();
+        lab.pool().sync(volume).unwrap();
+        lab.pool().usage(volume).unwrap().0
+    };
+    assert!(written(&lab, volume) <= 24 * MIB, "the lent room was not taken back");
+    lab.pool().set_quota(volume, 32).unwrap();
+    assert!(written(&lab, volume) > 26 * MIB);
+    let fork = lab.fork(snapshot, 32).unwrap();
+    lab.sandbox(fork, |root| fs::write(root.join("x"), vec![1; 1 << 20]).map_err(|error| error.to_string()))
+        .unwrap();
+}
+
+#[test]
 fn one_session_at_its_limit_does_not_stop_another() {
     let lab = lab!(btrfs);
     let (full, other) = (lab.volume(16), lab.volume(16));
@@ -521,4 +547,29 @@ fn a_fork_of_another_image_is_refused() {
     let refused =
         lab.pool().prepare(&VolumeSpec { source, ..spec(VolumeId::new(), &other, 64) }).unwrap_err();
     assert_eq!(refused.kind, Kind::Refused, "{refused}");
+}
+
+#[test]
+fn on_a_btrfs_with_simple_quotas_the_pool_needs_no_file() {
+    let mut outer = lab!(btrfs);
+    outer.settings.loop_size_mib = Some(3072);
+    outer.reopen();
+    let data_dir = outer.inside("nested");
+    let settings = PoolSettings { data_dir: data_dir.clone(), ..outer.settings.clone() };
+    let pool = Pool::open(&settings).unwrap();
+    assert_eq!((pool.driver(), data_dir.join("pool.btrfs").exists()), (Driver::Btrfs, false));
+    let archive = outer.file(&crate::lab::root_tar(b"nested\n"));
+    let image = pool.import_image(&"plain".parse().unwrap(), archive).unwrap().image;
+    let (volume, snapshot, fork) = (VolumeId::new(), SnapshotId::new(), VolumeId::new());
+    pool.prepare(&spec(volume, &image, 16)).unwrap();
+    let written = fill(&data_dir.join(format!("pool/volumes/{volume}/upper/big"))).unwrap();
+    assert!((12..=16).contains(&written), "{written} MiB of 16 went in");
+    pool.snapshot(volume, snapshot).unwrap();
+    pool.prepare(&VolumeSpec { source: Source::Snapshot(snapshot), ..spec(fork, &image, 64) }).unwrap();
+    pool.delete_volume(volume).unwrap();
+    drop(pool);
+    let pool = Pool::open(&settings).unwrap();
+    assert_eq!((pool.volumes().unwrap(), pool.snapshots().unwrap()), (vec![fork], vec![snapshot]));
+    pool.delete_volume(fork).unwrap();
+    pool.delete_snapshot(snapshot).unwrap();
 }
