@@ -86,6 +86,10 @@ fn choose(settings: &PoolSettings, file: &Path) -> Result<Driver, Step> {
         if !known.lines().any(|line| line.trim() == "btrfs") {
             return Err("the kernel has no btrfs".to_owned());
         }
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        if !has_simple_quotas(&release) {
+            return Err(format!("Linux {release} has no simple quotas on btrfs; they came with 6.7"));
+        }
         if !file.exists() && !direct(&settings.data_dir) && mkfs().is_none() {
             return Err("mkfs.btrfs is not installed (package btrfs-progs)".to_owned());
         }
@@ -129,6 +133,15 @@ fn quota_mode(root: &OwnedFd) -> Result<Option<String>, Step> {
         Ok(mode) => Ok(Some(mode.trim().to_owned())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Step::failed("read the quota mode", error)),
+    }
+}
+
+/// By the release (`6.1.0-18-amd64`); one that cannot be read is taken at its word when quotas are turned on.
+pub(super) fn has_simple_quotas(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) >= (6, 7),
+        _ => true,
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use wharf_domain::image::ImageRef;
 
+use super::home::has_simple_quotas;
 use super::meta::Meta;
 use super::{Driver, own_limit, remove_tree, tree};
 
@@ -62,4 +63,14 @@ fn a_tree_deeper_than_all_descriptors_is_removed_and_links_in_it_are_not_followe
 #[test]
 fn drivers_are_named_as_capabilities_name_them() {
     assert_eq!((Driver::Btrfs.as_str(), Driver::Directory.as_str()), ("btrfs", "directory"));
+}
+
+#[test]
+fn old_kernels_get_the_directory_driver() {
+    for (release, has) in
+        [("6.1.0-18-amd64", false), ("5.15.0", false), ("6.7.0", true), ("6.18.44-fc", true), ("7.0", true)]
+    {
+        assert_eq!(has_simple_quotas(release), has, "{release}");
+    }
+    assert!(has_simple_quotas("something else"));
 }
