@@ -82,7 +82,10 @@ impl Cgroups {
         }
         if let Some(devices) = self.v1.get("devices") {
             // Once for all jails, whose rules are the same; they join this group itself.
-            write(&devices.join("devices.deny"), "a")?;
+            let now = std::fs::read_to_string(devices.join("devices.list")).at("read the device rules")?;
+            if now.starts_with('a') {
+                write(&devices.join("devices.deny"), "a")?;
+            }
             for rule in DEVICES {
                 write(&devices.join("devices.allow"), rule)?;
             }
@@ -128,6 +131,13 @@ impl Cgroups {
             return Err(error);
         }
         Ok(group)
+    }
+
+    /// Removes empty groups of a name, also from trees where we make none.
+    pub fn forget(&self, name: &str) {
+        for directory in self.unified.iter().chain(self.v1.values()) {
+            let _ = std::fs::remove_dir(directory.join(name));
+        }
     }
 
     /// Names of all groups below ours, whoever made them.

@@ -41,6 +41,7 @@ impl Jailer {
             let Ok(id) = name.parse::<JailId>() else { continue };
             if !self.jails.contains_key(&id) {
                 self.clear(id);
+                self.cgroups.forget(&name);
                 tracing::info!(jail = %id, "removed the cgroups of no jail");
             }
         }

@@ -21,7 +21,7 @@ async fn sessions_outlive_a_killed_jailer_and_the_next_one_takes_them_over() {
     machine.start_jailer(true);
     assert_eq!(machine.runtime.observe(spec.session).await.unwrap(), Some(before.clone()));
     assert_eq!(machine.launch(&spec).await, before, "the same launch again is the same computer");
-    assert_eq!(ok(&before, 1000, "cat /tmp/file; pgrep -f 'sleep 1000' | wc -l"), "here\n1");
+    assert_eq!(ok(&before, 1000, "cat /tmp/file; ps | grep -c '[s]leep 1000'"), "here\n1");
     let stats = machine.runtime.stats(spec.session, spec.volume.volume).await.unwrap();
     assert!(stats.memory_bytes > 0 && stats.pids > 0 && stats.cpu_usage_micros > 0, "{stats:?}");
 
