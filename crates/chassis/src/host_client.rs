@@ -38,8 +38,8 @@ type Raw = TokioIo<hyper::upgrade::Upgraded>;
 const IDLE_CONNECTIONS: usize = 8;
 /// How long an answer may take that does no work of the session's own.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Bytes of an answer that is read whole: two output streams as base64 and text.
-const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of an answer that is read whole: two output streams, each byte six as a JSON escape at the worst.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {

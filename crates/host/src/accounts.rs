@@ -28,7 +28,8 @@ pub struct Account {
     pub groups: Vec<u32>,
 }
 
-/// Whether the host may become somebody else. Only as uid 0 and PID 1 of a jail: everywhere else it is a test.
+/// Whether the host may become somebody else: only as uid 0 and PID 1 of a jail. Elsewhere it is a test, or a session
+/// without root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
     Jail,
@@ -82,7 +83,7 @@ pub fn find(root: &Root, power: Power, user: Option<&str>) -> Result<Account> {
         } else if account.uid != uid {
             return Err(Fault::new(
                 Code::Unsupported,
-                format!("this host runs as uid {uid} outside of a jail and cannot become {name}"),
+                format!("the session's host runs as uid {uid} and may not become {name}"),
             )
             .field("user"));
         }

@@ -34,13 +34,14 @@ pub async fn claim(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     }
     let hostname = identity.hostname.clone();
     let first = host.claim(identity)?;
-    let hostname_set = host.power == Power::Jail && set_hostname(&hostname);
+    let hostname_set = set_hostname(&host, &hostname);
     reply::json(&Claimed { first, hostname_set })
 }
 
-fn set_hostname(name: &str) -> bool {
+/// The jailer may have set it already. Outside of a jail the name is the machine's and stays.
+fn set_hostname(host: &Host, name: &str) -> bool {
     rustix::system::uname().nodename().to_bytes() == name.as_bytes()
-        || rustix::system::sethostname(name.as_bytes()).is_ok()
+        || (host.power == Power::Jail && rustix::system::sethostname(name.as_bytes()).is_ok())
 }
 
 /// What the kernel and DNS both take (RFC 1123, 2.1).

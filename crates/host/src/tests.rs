@@ -241,7 +241,9 @@ proptest! {
     #[test]
     fn a_ring_is_the_tail_of_what_was_written(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..10), cap in 1_u64..16, from in 0_u64..200) {
         let ring = Ring::new(cap);
-        chunks.iter().for_each(|c| ring.push(c));
+        for chunk in &chunks {
+            ring.push(chunk);
+        }
         let all: Vec<u8> = chunks.concat();
         let start = (all.len() as u64).saturating_sub(cap);
         let slice = ring.read(from, usize::MAX);

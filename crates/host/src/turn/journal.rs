@@ -1,5 +1,5 @@
-//! Turns in the volume: a file each below `/var/lib/wharf/turns`, which only root of the session may read. First line who asked
-//! what, then the events as they were sent.
+//! Turns in the volume: a file each below `/var/lib/wharf/turns`, which only root of the session may read (in a session
+//! without root, below the agent's home). First line who asked what, then the events as they were sent.
 //!
 //! `{key}.running` becomes `{key}.done` when the turn ends. A `.running` file that no turn of this host writes belongs to a host that
 //! died: it reads as interrupted, wherever it is found, so nothing has to be repaired at start. Not synced to the disk: it guards
@@ -18,7 +18,9 @@ use super::{event_line, failed};
 use crate::limits;
 use crate::root::Root;
 
-pub const DIRECTORY: &str = "/var/lib/wharf/turns";
+const DIRECTORY: &str = "/var/lib/wharf/turns";
+/// Where a host that may not write there keeps them: it is `agent` itself then and has nothing that `agent` has not.
+const HOME_DIRECTORY: &str = "/home/agent/.local/state/wharf/turns";
 /// The key of a volume's setup script.
 pub const SETUP: &str = "setup";
 /// Bytes of one journal that are read; more than a turn may say.
@@ -74,7 +76,17 @@ impl Past {
 
 impl Journal {
     pub fn open(root: &Root) -> io::Result<Self> {
-        Ok(Self { dir: root.private_directory(DIRECTORY)? })
+        let dir = match root.private_directory(DIRECTORY) {
+            Err(e)
+                if !rustix::process::geteuid().is_root() && e.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                root.private_directory(HOME_DIRECTORY)?
+            }
+            other => other?,
+        };
+        // A directory of that name that another made is not one to trust or to write to.
+        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty())?;
+        Ok(Self { dir })
     }
 
     /// The file of a turn about to start, with its head in it.

@@ -75,7 +75,7 @@ fn output_past_its_limit_is_cut_once_and_said() {
     let journal = Journal::open(&Root::open(dir.path()).unwrap()).unwrap();
     let turn = Turn::new(head("t"), journal.begin(&head("t")).unwrap());
     for _ in 0..200 {
-        turn.output(Stream::Output, &[b'x'; 60_000]);
+        turn.output(Stream::Output, "x".repeat(60_000).as_bytes());
     }
     turn.output(Stream::Stderr, b"another stream is not cut");
     let (lines, _) = turn.events(0);

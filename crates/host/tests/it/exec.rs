@@ -146,7 +146,7 @@ async fn a_streamed_command_tells_everything_in_order_however_slow_its_reader() 
     assert!(matches!(first, ExecEvent::Started { .. }));
     tokio::time::sleep(Duration::from_millis(200)).await;
     let events = all(events).await;
-    let mut expected: String = (1..=200_000).map(|i| format!("{i}\n")).collect();
+    let mut expected = crate::harness::numbers(200_000, "\n");
     expected.push('h');
     expected.push('é');
     assert!(output_of(&events, Stream::Stdout) == expected.as_bytes());

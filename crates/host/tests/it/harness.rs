@@ -236,3 +236,12 @@ pub async fn raw(socket: &Path, request: &str) -> (u16, Value) {
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, b)| b);
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
+
+/// What `seq 1 last` writes.
+pub fn numbers(last: u32, newline: &str) -> String {
+    use std::fmt::Write as _;
+    (1..=last).fold(String::new(), |mut all, i| {
+        write!(all, "{i}{newline}").unwrap();
+        all
+    })
+}

@@ -13,6 +13,10 @@ use crate::harness::{Host, shell_turn, until};
 
 /// A root with users of its own, served through an inherited socket, as PID 1 of a namespace.
 async fn jail() -> Option<Host> {
+    jail_as(&[]).await
+}
+
+async fn jail_as(wrapper: &[&str]) -> Option<Host> {
     let may = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
     if !may.is_ok_and(|o| o.status.success()) {
         return None;
@@ -38,7 +42,12 @@ async fn jail() -> Option<Host> {
     let program = dir.path().join("host");
     std::fs::copy(env!("CARGO_BIN_EXE_wharf-host-dev"), &program).unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(&program).arg("--root").arg(&root);
+    command
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(wrapper)
+        .arg(&program)
+        .arg("--root")
+        .arg(&root);
     let fd = listener.as_raw_fd();
     // SAFETY: between fork and exec, a direct system call on a number.
     #[allow(unsafe_code)]
@@ -125,4 +134,32 @@ async fn as_the_first_process_it_buries_orphans_and_takes_all_with_it() {
     assert!(Command::new("kill").arg(first.trim()).status().unwrap().success());
     host.wait();
     until("its socket is dead", || async { host.client.health().await.is_err() }).await;
+}
+
+#[tokio::test]
+async fn in_a_session_without_root_it_is_the_agent_and_still_keeps_turns() {
+    let wrapper = [
+        "setpriv",
+        "--reuid=1000",
+        "--regid=1000",
+        "--clear-groups",
+        "--no-new-privs",
+        "--bounding-set=-all",
+    ];
+    let Some(host) = jail_as(&wrapper).await else { return };
+    host.claim(Env::default()).await;
+    assert_eq!(host.sh("id -u; id -g").await.stdout, "1000\n1000\n");
+    let root = ExecRequest { user: Some("root".into()), ..ExecRequest::argv(["true"]) };
+    let fault = crate::harness::refused(host.client.exec(&root).await);
+    assert_eq!(fault.code, wharf_domain::Code::Unsupported);
+    let turn = shell_turn("echo ran >> count; id -u");
+    let first = crate::harness::all(host.client.turn(&turn, 0).await.unwrap()).await;
+    assert_eq!(crate::harness::reply(&first), "1000\n");
+    assert_eq!(crate::harness::all(host.client.turn(&turn, 0).await.unwrap()).await, first);
+    assert_eq!(std::fs::read_to_string(host.home().join("count")).unwrap(), "ran\n");
+    host.client.write_bytes("/home/agent/x", &WriteOptions::default(), "x").await.unwrap();
+    let theirs = host.client.write_bytes("/etc/x", &WriteOptions::default(), "x").await;
+    assert_eq!(crate::harness::code(theirs), wharf_domain::Code::Forbidden);
+    let terminal = wharf_wire::host::terminal::TerminalRequest { cols: 80, rows: 24, ..Default::default() };
+    host.client.create_terminal(&terminal).await.unwrap();
 }

@@ -29,8 +29,11 @@ fn header(kind: u8, name: &[u8], size: u64, link: &[u8]) -> tar::Header {
     header
 }
 
+/// Type, name, content, link.
+type Member<'a> = (u8, &'a [u8], &'a [u8], &'a [u8]);
+
 /// An archive as hostile as it likes: names are taken as they are.
-fn archive(members: &[(u8, &[u8], &[u8], &[u8])]) -> Vec<u8> {
+fn archive(members: &[Member]) -> Vec<u8> {
     let mut out = Vec::new();
     for (kind, name, content, link) in members {
         out.write_all(header(*kind, name, content.len() as u64, link).as_bytes()).unwrap();

@@ -140,7 +140,7 @@ async fn much_output_passes_a_terminal_whole() {
     let terminal = host.client.create_terminal(&wanted(&["seq", "1", "60000"])).await.unwrap();
     let mut view = host.client.attach_terminal(terminal.id, 0).await.unwrap();
     let seen = shows(&mut view.reader, "\n60000\r\n").await;
-    let expected: String = (1..=60000).map(|i| format!("{i}\r\n")).collect();
+    let expected = crate::harness::numbers(60_000, "\r\n");
     assert!(seen == expected);
     assert_eq!(exit_of(&mut view.reader).await.exit_code, Some(0));
 }

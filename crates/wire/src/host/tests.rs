@@ -149,7 +149,9 @@ proptest! {
     #[test]
     fn frames_survive_any_cut_of_the_stream(frames in prop::collection::vec(frame(), 0..8), cut in 1_usize..64) {
         let mut bytes = Vec::new();
-        frames.iter().for_each(|f| f.encode(&mut bytes));
+        for frame in &frames {
+            frame.encode(&mut bytes);
+        }
         let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
         for chunk in bytes.chunks(cut) {
             buffer.extend_from_slice(chunk);
