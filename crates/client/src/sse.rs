@@ -24,6 +24,8 @@ pub struct Parser {
     frame: Frame,
     data: Option<String>,
     retry: Option<u64>,
+    /// Of the last block that had one, an event or not: a server may say where a stream stands before anything happens.
+    id: Option<String>,
     size: usize,
 }
 
@@ -41,11 +43,19 @@ impl Parser {
         self.retry
     }
 
+    /// Where the stream stands: the last id that was sent.
+    pub fn last_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// The next whole event, or `None` until more bytes are pushed.
     pub fn frame(&mut self) -> Result<Option<Frame>, TooLong> {
         while let Some(line) = self.line()? {
             if line.is_empty() {
                 self.size = 0;
+                if self.frame.id.is_some() {
+                    self.id.clone_from(&self.frame.id);
+                }
                 let Some(data) = self.data.take() else {
                     self.frame = Frame::default();
                     continue;

@@ -125,7 +125,11 @@ impl EventStream {
                     self.failures = 0;
                     return Ok(Some(frame));
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    if let Some(id) = self.parser.last_id() {
+                        self.last_id = Some(id.to_owned());
+                    }
+                }
                 Err(_) => {
                     return Err(Error::Protocol {
                         url: shown(&self.address),

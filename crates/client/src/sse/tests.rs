@@ -52,3 +52,11 @@ fn a_line_without_end_is_refused_before_memory_is_gone() {
     }
     assert!(refused);
 }
+
+#[test]
+fn a_position_without_an_event_is_kept() {
+    let mut parser = Parser::default();
+    parser.push(b"id: 7\n\n: alive\n\n");
+    assert_eq!(parser.frame(), Ok(None));
+    assert_eq!(parser.last_id(), Some("7"));
+}

@@ -16,6 +16,9 @@ use wharf_domain::{Code, Error, limits};
 use super::refuse::refuse;
 use crate::problem::Problem;
 
+/// How long a JSON body may take to arrive.
+const ARRIVES: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// A JSON body, read or written.
 pub(crate) struct Json<T>(pub T);
 
@@ -65,7 +68,11 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 pub(super) async fn read(request: Request) -> Result<Bytes, Error> {
-    match Limited::new(request.into_body(), limits::BODY_BYTES).collect().await {
+    let body = Limited::new(request.into_body(), limits::BODY_BYTES).collect();
+    let body = tokio::time::timeout(ARRIVES, body).await.map_err(|_| {
+        Error::new(Code::BadRequest, format!("the body did not arrive within {} s", ARRIVES.as_secs()))
+    })?;
+    match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(Error::new(
             Code::TooLarge,

@@ -3,7 +3,7 @@
 use wharf_domain::{Code, Error};
 
 /// How alike two names must be for one to be offered instead of the other.
-const ALIKE: f64 = 0.7;
+const ALIKE: f64 = 0.8;
 
 /// Turns a deserialisation message about `path` into an error. `path` is empty or `.` for the whole.
 pub(super) fn refuse(path: &str, message: &str) -> Error {
@@ -37,8 +37,21 @@ pub(super) fn refuse(path: &str, message: &str) -> Error {
     {
         return with_field(Error::new(*code, text), path);
     }
+    let message = plainly(message);
     let what = if path.is_empty() { "the request" } else { path };
     with_field(Error::new(Code::InvalidField, format!("{what}: {message}")), path)
+}
+
+/// Without the words of the programming language.
+fn plainly(message: &str) -> String {
+    if message == "invalid digit found in string" || message == "number too large to fit in target type" {
+        return "not a whole number in range".to_owned();
+    }
+    let mut text = message.to_owned();
+    for number in ["u8", "u16", "u32", "u64", "i32", "i64"] {
+        text = text.replace(&format!("expected {number}"), "expected a whole number");
+    }
+    text
 }
 
 fn with_field(error: Error, path: &str) -> Error {
@@ -63,7 +76,7 @@ fn suggest(text: &mut String, wrong: &str, expected: &str) {
             text.push_str(k);
             text.push_str("\"?");
         }
-        None if known.is_empty() => text.push_str("; none are known"),
+        None if known.is_empty() => text.push_str("; none is known"),
         None => {
             text.push_str("; known are ");
             text.push_str(&known.join(", "));

@@ -125,7 +125,11 @@ pub(super) async fn settled(app: &App, permit: &Permit<SessionRow>) -> Result<Se
     let limit = Duration::from_secs(limits::WAIT_SECONDS.into());
     let enough =
         |row: &SessionRow| row.ready() || row.state == SessionState::Error || row.desired != Desired::Running;
-    let row = app.store.wait_session(permit, limit, enough).await?;
+    // A server that drains answers with what is.
+    let row = match app.stop.or_drain(app.store.wait_session(permit, limit, enough)).await {
+        Some(row) => row?,
+        None => app.store.wait_session(permit, Duration::ZERO, |_| true).await?,
+    };
     row.ok_or_else(|| Error::not_found("session", &permit.row().name))
 }
 

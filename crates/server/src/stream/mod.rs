@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use serde::Serialize;
-use wharf_domain::Error;
+use wharf_domain::{Code, Error};
 use wharf_ports::bus::Subscription;
 use wharf_ports::{Topic, Wake};
 
@@ -36,6 +36,7 @@ const SOON_AT_MOST: Duration = Duration::from_millis(256);
 pub(crate) struct Record {
     /// Where a reader resumes behind it.
     pub id: Option<String>,
+    /// Empty in a record that says nothing but where the stream stands.
     pub event: String,
     /// JSON on one line.
     pub data: String,
@@ -66,7 +67,7 @@ pub(crate) struct Batch<C> {
 
 /// Reads from a cursor on, whenever a topic wakes.
 pub(crate) trait Reader: Send + 'static {
-    type Cursor: Clone + Send + 'static;
+    type Cursor: Clone + std::fmt::Display + Send + 'static;
     fn read(&mut self, from: Self::Cursor)
     -> impl Future<Output = Result<Batch<Self::Cursor>, Error>> + Send;
 }
@@ -83,12 +84,15 @@ struct Follow<R: Reader> {
 
 /// The records behind `from`, and all that follow. `wakes` must have been subscribed before `from` was decided.
 pub(crate) fn follow<R: Reader>(reader: R, wakes: Subscription, topic: Topic, from: R::Cursor) -> Records {
+    // Told first, so that a reader who is cut off before anything happens resumes here and not later.
+    let here = Record { id: Some(from.to_string()), event: String::new(), data: String::new() };
     let state =
         Follow { reader, wakes, topic, cursor: from, ready: VecDeque::new(), pause: SOON, ended: false };
-    Box::pin(stream::unfold(state, |mut state| async move {
+    let records = stream::unfold(state, |mut state| async move {
         let next = state.next().await?;
         Some((next, state))
-    }))
+    });
+    stream::once(std::future::ready(Ok(here))).chain(records).boxed()
 }
 
 impl<R: Reader> Follow<R> {
@@ -104,6 +108,11 @@ impl<R: Reader> Follow<R> {
                 Ok(batch) => batch,
                 Err(error) => {
                     self.ended = true;
+                    // The reader resumes behind what it has, with another credential or another server.
+                    if matches!(error.code, Code::Unauthenticated | Code::TokenExpired | Code::Unavailable) {
+                        tracing::debug!(code = %error.code, "a stream ends; its reader may resume it");
+                        return None;
+                    }
                     return Some(Err(error));
                 }
             };

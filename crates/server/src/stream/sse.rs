@@ -15,7 +15,10 @@ use crate::context::RequestContext;
 use crate::metrics::Carrier;
 
 fn event(record: Record) -> Event {
-    let event = Event::default().event(record.event).data(record.data);
+    let mut event = Event::default();
+    if !record.event.is_empty() {
+        event = event.event(record.event).data(record.data);
+    }
     match record.id {
         Some(id) => event.id(id),
         None => event,

@@ -1,8 +1,8 @@
 //! Whether the caller of a long answer still may have it: looked at again while it lasts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use wharf_domain::{Error, Plain};
+use wharf_domain::{Error, Plain, Time};
 use wharf_store::{Caller, Credential};
 
 use crate::app::App;
@@ -16,7 +16,7 @@ pub(crate) struct Standing {
     app: App,
     caller: Caller,
     bearer: Plain,
-    checked: Instant,
+    checked: Time,
 }
 
 impl Standing {
@@ -25,13 +25,13 @@ impl Standing {
             app: app.clone(),
             caller: auth.caller.clone(),
             bearer: auth.bearer.clone(),
-            checked: Instant::now(),
+            checked: app.clock.now(),
         }
     }
 
     /// Whether it is time to look again.
     pub(crate) fn due(&self) -> bool {
-        self.checked.elapsed() >= AGAIN
+        self.app.clock.now().since(self.checked) >= AGAIN
     }
 
     /// The caller with the rights of at most a few seconds ago.
@@ -39,7 +39,7 @@ impl Standing {
         if self.due() {
             let credential = Credential::Bearer(self.bearer.clone());
             self.caller = self.app.store.authenticate(credential, self.caller.meta()).await?;
-            self.checked = Instant::now();
+            self.checked = self.app.clock.now();
         }
         Ok(&self.caller)
     }

@@ -1,4 +1,5 @@
-//! The same streams over WebSocket: each text frame is `{"id", "event", "data"}`.
+//! The same streams over WebSocket: each text frame is `{"id", "event", "data"}`. The first, `position`, says where a
+//! reader resumes who is cut off before anything happens.
 
 use std::time::Duration;
 
@@ -25,8 +26,12 @@ struct Frame<'r> {
 }
 
 fn frame(record: &Record) -> Option<Message> {
-    let data = serde_json::from_str(&record.data).ok()?;
-    let text = serde_json::to_string(&Frame { id: record.id.as_deref(), event: &record.event, data }).ok()?;
+    let (event, data) = match record.event.as_str() {
+        "" => ("position", "null"),
+        event => (event, record.data.as_str()),
+    };
+    let data = serde_json::from_str(data).ok()?;
+    let text = serde_json::to_string(&Frame { id: record.id.as_deref(), event, data }).ok()?;
     Some(Message::Text(text.into()))
 }
 

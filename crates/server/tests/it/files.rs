@@ -54,7 +54,7 @@ async fn files_are_written_read_in_parts_listed_moved_and_deleted() {
     let root = admin.get(&format!("{DESK}/files/?list")).await.expect(200);
     assert!(root["items"].as_array().unwrap().iter().any(|f| f["path"] == "/home"), "{root}");
 
-    admin.delete(&format!("{HOME}/new")).await.refused(409, "in_use");
+    admin.delete(&format!("{HOME}/new")).await.refused(409, "invalid_state");
     let gone = admin.delete(&format!("{HOME}/new?recursive")).await.expect(200);
     assert_eq!(gone["entries"], 3);
     admin.get(&format!("{HOME}/new?stat")).await.refused(404, "not_found");
@@ -77,7 +77,7 @@ async fn a_tree_travels_as_an_archive() {
         .await
         .expect(200);
     assert_eq!(found["stdout"].as_str().unwrap().len(), 2, "{found}");
-    put(&admin, &format!("{HOME}/copy?tar"), "this is no archive").await.refused(422, "invalid_field");
+    put(&admin, &format!("{HOME}/copy?tar"), "this is no archive").await.refused(400, "bad_request");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,3 +126,20 @@ async fn who_may_not_watch_sees_no_events() {
     let agent = lab.actor("alan", &[("agent", Some("lab"))]).await;
     agent.get("/v1/spaces/lab/events").await.refused(403, "forbidden");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_right_to_it() {
+    let lab = Lab::new().await;
+    let admin = lab.admin().await;
+    admin.post("/v1/spaces", json!({"name": "lab"})).await.expect(201);
+    let vera = lab.actor("vera", &[("viewer", Some("lab"))]).await;
+    let mut events = vera.events("/v1/spaces/lab/events").await;
+    admin.post("/v1/spaces/lab/secrets", json!({"name": "one", "value": "v"})).await.expect(201);
+    assert_eq!(events.up_to("secret.created").await.pop().unwrap().data["name"], "one");
+    admin.delete("/v1/role-bindings/vera-viewer-lab").await.expect(204);
+    lab.db.clock.advance(std::time::Duration::from_secs(16));
+    admin.post("/v1/spaces/lab/secrets", json!({"name": "two", "value": "v"})).await.expect(201);
+    let told = events.next().await.unwrap();
+    assert_eq!((told.event.as_str(), told.data["code"].as_str()), ("error", Some("not_found")));
+    assert!(events.next().await.is_none());
+}

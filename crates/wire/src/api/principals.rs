@@ -123,8 +123,8 @@ pub struct User {
 pub struct CreateUser {
     /// The name to log in with.
     pub name: Name,
-    /// At least 12 characters.
-    #[schema(min_length = 12, max_length = 1024)]
+    /// At least 8 characters.
+    #[schema(min_length = 8, max_length = 1024)]
     pub password: Sensitive,
     /// What people call the user; the name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,9 +139,9 @@ pub struct CreateUser {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchUser {
-    /// A new password; ends all logins of the user. At least 12 characters.
+    /// A new password; ends all logins of the user. At least 8 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 12, max_length = 1024)]
+    #[schema(min_length = 8, max_length = 1024)]
     pub password: Option<Sensitive>,
     /// What people call the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
