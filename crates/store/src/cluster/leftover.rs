@@ -1,5 +1,4 @@
-//! What an earlier run left behind in the data directory: a postmaster that outlived a kill, its orphans, a stale
-//! pid file.
+//! What an earlier run left behind: a postmaster that outlived a kill, its orphans, stale pid and socket lock files.
 //!
 //! A process is ours when it is a `postgres` whose working directory is this data directory (PostgreSQL moves
 //! there). A pid alone proves nothing: it may have been given to another program since.
@@ -11,7 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ClusterError, failed};
 
-pub(super) fn end(data: &Path) -> Result<(), ClusterError> {
+/// PostgreSQL's name for the socket of the default port; nothing else listens in the run directory.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+pub(super) fn end(data: &Path, run: &Path) -> Result<(), ClusterError> {
     let data = data.canonicalize().map_err(|e| failed("find the data directory", e))?;
     let begun = Instant::now();
     loop {
@@ -30,13 +32,16 @@ pub(super) fn end(data: &Path) -> Result<(), ClusterError> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Nobody runs here, so the file speaks of the past. Left alone it stops the start when its pid is in use again.
-    match std::fs::remove_file(data.join("postmaster.pid")) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("remove the stale postmaster.pid", e))
+    // Nobody runs here, so the files speak of the past. Left alone they stop the start when their pid is in use again.
+    for stale in [data.join("postmaster.pid"), run.join(SOCKET), run.join(format!("{SOCKET}.lock"))] {
+        match std::fs::remove_file(&stale) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("remove what an earlier run left", format!("{}: {e}", stale.display())));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn ours(data: &Path) -> Vec<i32> {

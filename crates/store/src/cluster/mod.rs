@@ -184,7 +184,7 @@ impl Cluster {
         let prepared = config.clone();
         let command = tokio::task::spawn_blocking(move || {
             let command = prepare(&prepared)?;
-            leftover::end(&prepared.data())?;
+            leftover::end(&prepared.data(), &prepared.run())?;
             Ok::<_, ClusterError>(command)
         })
         .await

@@ -115,7 +115,7 @@ impl Supervisor {
             drop(state);
             pause = (pause * 2).min(BACK_OFF.1);
             // Orphans hold the shared memory, and a start beside them is refused.
-            if let Err(error) = leftover::end(&self.data) {
+            if let Err(error) = leftover::end(&self.data, &self.dir.join("run")) {
                 tracing::warn!(%error, "what the dead PostgreSQL left is still there");
             }
         }

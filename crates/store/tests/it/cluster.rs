@@ -209,13 +209,22 @@ async fn a_leftover_server_and_a_stale_pid_file_do_not_stop_the_start() {
     reaper.join().unwrap().unwrap();
     cluster.stop().await.unwrap();
 
-    // A pid file that names a living process which is no PostgreSQL: this one.
-    let stale = format!("{}\n{}\n", std::process::id(), home.config().dir.join("data").display());
-    let path = home.config().dir.join("data/postmaster.pid");
-    std::fs::write(&path, stale).unwrap();
+    // Pid files that name a living process of the same user which is no PostgreSQL: pids come round again.
+    let mut other = std::process::Command::new("sleep");
+    if let Some(user) = home.config().run_as {
+        std::os::unix::process::CommandExt::uid(&mut other, user.uid);
+    }
+    let mut other = other.arg("600").spawn().unwrap();
+    let dir = home.config().dir;
+    let stale = format!("{}\n{}\n", other.id(), dir.join("data").display());
+    for file in ["data/postmaster.pid", "run/.s.PGSQL.5432.lock"] {
+        std::fs::write(dir.join(file), &stale).unwrap();
+    }
     let cluster = home.start().await;
     home.store(&cluster).await.ping().await.unwrap();
     cluster.stop().await.unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -277,14 +277,9 @@ impl Installation {
             .filter(|(_, p)| p.cgroup.contains(&self.prefix) || p.command.contains(&data))
             .collect();
         assert!(left.is_empty(), "processes left behind: {left:?}");
-        let out = Command::new("find").args([
-            "/sys/fs/cgroup",
-            "-type",
-            "d",
-            "-path",
-            &format!("*{}/*", self.prefix),
-        ]);
-        let cgroups = { out }.output().unwrap();
+        let jails = format!("*{}/*", self.prefix);
+        let cgroups =
+            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &jails]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&cgroups.stdout), "", "cgroups left behind");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&data), "mounts left behind:\n{mounts}");

@@ -75,10 +75,15 @@ pub async fn run(args: SessionsArgs) -> Result<()> {
 
 /// Built by `wharf image build base`, wherever a demo or an installation left it.
 fn find_archive() -> Result<PathBuf> {
-    ["target/images/base.tar", "target/images/base.tar.zst"]
-        .iter()
-        .map(PathBuf::from)
-        .find(|p| p.exists())
+    let mut found: Vec<PathBuf> = std::fs::read_dir("target/images")
+        .into_iter()
+        .flatten()
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("base-")))
+        .collect();
+    found.sort_by_key(|p| p.metadata().and_then(|m| m.modified()).ok());
+    found
+        .pop()
         .context("no base image archive: run `make demo` first, or give --archive")
 }
 
