@@ -47,6 +47,8 @@ pub struct Drive<'a> {
     pub socket: PathBuf,
     pub session: &'a SessionRow,
     pub turn: TurnWork,
+    /// Of the computer at the socket.
+    pub incarnation: u64,
     /// Set by the reconciler when the turn shall end.
     pub ending: watch::Receiver<Option<Ending>>,
 }
@@ -65,8 +67,24 @@ impl Drive<'_> {
     }
 
     async fn try_run(&mut self) -> Result<Driven, Trouble> {
-        let request = self.request().await?;
-        let events = self.start(&request).await?;
+        // A turn that was sent to another computer is not sent again, whatever this one remembers: the volume's journal
+        // survives the death of a host, but not always that of the machine. Nor is one that shall end anyway.
+        let events = if self.turn.sent_incarnation != self.incarnation || self.turn.cancel.is_some() {
+            match self.host.attach(&self.socket, self.turn.turn, self.turn.host_events).await? {
+                Some(events) => events,
+                None => {
+                    let result = match self.turn.cancel.take() {
+                        Some(reason) => TurnResult::cancelled(&reason),
+                        None => TurnResult::failed("interrupted", None),
+                    };
+                    self.end(&result).await?;
+                    return Ok(Driven::Ended);
+                }
+            }
+        } else {
+            let request = self.request().await?;
+            self.start(&request).await?
+        };
         let (tx, mut rx) = mpsc::channel(AHEAD);
         let reader = tokio::spawn(read(events, tx));
         let result = self.follow(&mut rx).await;
@@ -86,7 +104,10 @@ impl Drive<'_> {
         }
     }
 
-    async fn follow(&mut self, rx: &mut mpsc::Receiver<Result<TurnEvent, HostFault>>) -> Result<Driven, Trouble> {
+    async fn follow(
+        &mut self,
+        rx: &mut mpsc::Receiver<Result<TurnEvent, HostFault>>,
+    ) -> Result<Driven, Trouble> {
         let mut batch = Vec::new();
         let mut give_up: Option<(Instant, Ending)> = None;
         let mut watching = true;
@@ -129,7 +150,8 @@ impl Drive<'_> {
         ending: Option<&Ending>,
     ) -> Result<bool, Trouble> {
         let mut said = Vec::with_capacity(batch.len());
-        let (after, mut last, mut done, mut fault) = (self.turn.host_events, self.turn.host_events, None, None);
+        let (after, mut last, mut done, mut fault) =
+            (self.turn.host_events, self.turn.host_events, None, None);
         for event in batch.drain(..) {
             match event {
                 // Repeats of what is in the log already.
@@ -228,9 +250,10 @@ async fn until(at: Option<Instant>) {
 
 /// The agent a session row speaks of.
 pub fn agent_spec(agent: &Value) -> Result<AgentSpec, Error> {
-    let entry = agent.get("argv").and_then(Value::as_array).map_or_else(Vec::new, |argv| {
-        argv.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-    });
+    let entry = agent
+        .get("argv")
+        .and_then(Value::as_array)
+        .map_or_else(Vec::new, |argv| argv.iter().filter_map(Value::as_str).map(str::to_owned).collect());
     match agent.get("kind").and_then(Value::as_str) {
         Some("shell") => Ok(AgentSpec::shell()),
         Some("command") => {
@@ -293,7 +316,14 @@ fn ended(done: Done, ending: Option<&Ending>) -> TurnResult {
         }
         (Outcome::Failed, _) => (TurnState::Failed, done.reason.map(reason)),
     };
-    TurnResult { state, reason, detail: done.detail, exit_code: done.exit_code, is_error: done.is_error, usage }
+    TurnResult {
+        state,
+        reason,
+        detail: done.detail,
+        exit_code: done.exit_code,
+        is_error: done.is_error,
+        usage,
+    }
 }
 
 fn reason(r: Reason) -> String {

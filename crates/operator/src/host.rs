@@ -37,6 +37,9 @@ pub trait HostPort: Send + Sync + 'static {
     /// Starts a turn, or hands back what it said after event `after`: the id decides which.
     async fn turn(&self, socket: &Path, request: &TurnRequest, after: u64) -> Result<Events>;
 
+    /// What the host said in a turn after event `after`; `None` when it does not know the turn, which it then does not run.
+    async fn attach(&self, socket: &Path, turn: TurnId, after: u64) -> Result<Option<Events>>;
+
     /// Ends a turn; one that has ended stays as it was.
     async fn cancel(&self, socket: &Path, turn: TurnId) -> Result<()>;
 

@@ -60,6 +60,14 @@ impl HostPort for HttpHost {
         HostClient::new(socket).turn(request, after).await.map(events).map_err(fault)
     }
 
+    async fn attach(&self, socket: &Path, turn: TurnId, after: u64) -> Result<Option<Events>> {
+        match HostClient::new(socket).turn_events(turn, after).await {
+            Ok(stream) => Ok(Some(events(stream))),
+            Err(e) if e.code() == Code::NotFound => Ok(None),
+            Err(e) => Err(fault(e)),
+        }
+    }
+
     async fn cancel(&self, socket: &Path, turn: TurnId) -> Result<()> {
         match HostClient::new(socket).cancel_turn(turn).await {
             Ok(_) => Ok(()),

@@ -141,7 +141,8 @@ impl Operator {
         loop {
             let (due, next) = inner.timers.due(inner.now());
             due.into_iter().for_each(|id| inner.call(id));
-            let pause = next.map_or(Duration::from_hours(1), |at| at.since(inner.now()).max(Duration::from_millis(1)));
+            let pause = next
+                .map_or(Duration::from_hours(1), |at| at.since(inner.now()).max(Duration::from_millis(1)));
             tokio::select! {
                 () = stop.draining() => break,
                 wake = wakes.next() => match wake {
@@ -182,7 +183,8 @@ impl Inner {
     async fn finish(&self) {
         self.ending.store(true, Ordering::SeqCst);
         self.slots.abort_all();
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(FINISH, all).await.is_err() {
             tasks.shutdown().await;
@@ -211,7 +213,9 @@ impl Inner {
     pub(crate) async fn call_all(self: &Arc<Self>) {
         match self.work.alive().await {
             Ok(alive) => alive.into_iter().for_each(|a| self.call(a.id)),
-            Err(error) => tracing::warn!(%error, "sessions could not be listed; the next look around lists them"),
+            Err(error) => {
+                tracing::warn!(%error, "sessions could not be listed; the next look around lists them")
+            }
         }
     }
 }

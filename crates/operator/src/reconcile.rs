@@ -150,7 +150,9 @@ impl Inner {
         if did {
             return Ok(None);
         }
-        self.free_snapshots(Some(id)).await?;
+        if task.doomed {
+            self.free_snapshots(Some(id)).await?;
+        }
         Ok(Some(next))
     }
 
@@ -181,7 +183,12 @@ impl Inner {
         })
     }
 
-    async fn failed(self: &Arc<Self>, task: &Task, step: &Step, failed: Failed) -> Result<Option<Next>, Error> {
+    async fn failed(
+        self: &Arc<Self>,
+        task: &Task,
+        step: &Step,
+        failed: Failed,
+    ) -> Result<Option<Next>, Error> {
         let id = task.id();
         match failed {
             Failed::Replan => Ok(None),
@@ -233,7 +240,9 @@ impl Inner {
             }
             _ => {}
         }
-        if task.session.state == State::Closed && task.session.desired != wharf_domain::session::Desired::Running {
+        if task.session.state == State::Closed
+            && task.session.desired != wharf_domain::session::Desired::Running
+        {
             // Only its files were asked for.
             self.work.note_failure(task, why).await?;
             return Ok(Some(Next::After(Duration::from_secs(5))));

@@ -11,7 +11,7 @@ use wharf_domain::plan::{Ending, Jail, Step};
 use wharf_domain::quota::Resources;
 use wharf_domain::{Code, Error, SnapshotId, TurnId};
 use wharf_ports::runtime::{Fault, JailSpec, Running, Source, VolumeSpec};
-use wharf_store::sessions::work::{Claimed, Task, TurnResult};
+use wharf_store::sessions::work::{Claimed, Task, TurnResult, TurnWork};
 use wharf_wire::host::turn::{Outcome, Said, SetupRequest};
 use wharf_wire::host::{Env, Identity, SessionLimits};
 
@@ -58,11 +58,16 @@ impl Inner {
                 Ok(self.work.snapshot_failed(task, *id, "the session it is of has no files", true).await?)
             }
             Step::StartTurn => match self.work.claim_turn(task).await? {
-                Claimed::Turn { turn, .. } => self.drive(task, turn).await,
+                Claimed::Turn(turn) => self.drive(task, turn),
                 Claimed::Empty => Ok(()),
             },
             Step::Drive => match &task.turn {
-                Some(turn) => self.drive(task, turn.id).await,
+                Some(turn) => match self.work.turn(task, turn.id).await {
+                    Ok(turn) => self.drive(task, turn),
+                    // It ended meanwhile.
+                    Err(e) if e.code == Code::NotFound => Ok(()),
+                    Err(e) => Err(e.into()),
+                },
                 None => Ok(()),
             },
             Step::EndTurn(ending) => self.end_turn(task, ending).await,
@@ -106,7 +111,12 @@ impl Inner {
             }
         }
         if task.session.suspect {
-            self.work.trusted(task).await?;
+            // The record goes with the suspicion, or somebody would believe it for a moment.
+            if same || recorded.is_none() {
+                self.work.trusted(task).await?;
+            } else {
+                self.work.note_death(task).await?;
+            }
         }
         self.slots.with(task.id(), |s| s.seen(running, same));
         Ok(())
@@ -190,7 +200,9 @@ impl Inner {
                         tail.push_str(&text);
                         let cut = tail.chars().count().saturating_sub(SETUP_TAIL);
                         tail = tail.chars().skip(cut).collect();
-                        self.work.say(task, "setup.output", &serde_json::json!({"stream": stream, "text": text})).await?;
+                        self.work
+                            .say(task, "setup.output", &serde_json::json!({"stream": stream, "text": text}))
+                            .await?;
                     }
                     _ => {}
                 },
@@ -257,20 +269,23 @@ impl Inner {
         }
     }
 
-    async fn drive(self: &Arc<Self>, task: &Task, turn: TurnId) -> Done {
-        let work = match self.work.turn(task, turn).await {
-            Ok(work) => work,
-            // It ended meanwhile.
-            Err(e) if e.code == Code::NotFound => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        let socket: PathBuf = self.running(task)?.host_socket;
+    fn drive(self: &Arc<Self>, task: &Task, work: TurnWork) -> Done {
+        let running = self.running(task)?;
+        let (socket, incarnation): (PathBuf, u64) = (running.host_socket, running.incarnation);
+        let turn = work.turn;
         let (ending, wanted) = watch::channel(None);
         let (over, is_over) = watch::channel(false);
         let (inner, session) = (self.clone(), task.session.clone());
         let driver = tokio::spawn(async move {
-            let drive =
-                Drive { work: &inner.work, host: &*inner.host, socket, session: &session, turn: work, ending: wanted };
+            let drive = Drive {
+                work: &inner.work,
+                host: &*inner.host,
+                socket,
+                session: &session,
+                turn: work,
+                incarnation,
+                ending: wanted,
+            };
             let driven = drive.run().await;
             inner.driven(&session, &driven);
             let _ = over.send(true);
@@ -295,7 +310,9 @@ impl Inner {
                 tracing::debug!(session = %id, why, "the host was lost in a turn");
                 self.slots.with(id, super::slot::Slot::doubt);
             }
-            Driven::Store(error) if error.code == Code::LeaseLost => self.slots.with(id, super::slot::Slot::doubt),
+            Driven::Store(error) if error.code == Code::LeaseLost => {
+                self.slots.with(id, super::slot::Slot::doubt)
+            }
             Driven::Store(error) => {
                 tracing::warn!(session = %id, %error, "a turn waits for the database");
             }

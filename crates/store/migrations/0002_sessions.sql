@@ -306,7 +306,8 @@ end $$;
 -- The oldest queued message becomes the running turn of an idle session whose computer is up.
 create function turn_claim(
     the_session uuid, the_token bigint, the_time timestamptz,
-    out outcome text, out turn_id uuid, out message_seq bigint, out deadline timestamptz
+    out outcome text, out turn_id uuid, out message_seq bigint, out deadline timestamptz, out content json,
+    out incarnation bigint
 ) language plpgsql as $$
 declare
     s sessions;
@@ -335,6 +336,8 @@ begin
     set state = 'running', started_at = the_time, deadline_at = deadline, sent_incarnation = s.incarnation
     where t.id = turn_id;
     perform session_say(the_session, 'turn.started', turn_id, json_build_object('message', message_seq), the_time);
+    select m.content into content from messages m where m.session_id = the_session and m.seq = message_seq;
+    incarnation := s.incarnation;
     outcome := 'claimed';
 end $$;
 

@@ -9,7 +9,12 @@ use crate::lab::Lab;
 
 const ALL: Include = Include { files: true, messages: true };
 
-async fn try_fork(lab: &Lab, of: SessionId, from: Option<SnapshotId>, include: Include) -> Result<SessionId, Error> {
+async fn try_fork(
+    lab: &Lab,
+    of: SessionId,
+    from: Option<SnapshotId>,
+    include: Include,
+) -> Result<SessionId, Error> {
     let mut scope = lab.scope().await;
     let parent = scope.sessions().permit(&NameOrId::Id(of), Verb::Get).await?;
     let snapshot = match from {
@@ -17,7 +22,15 @@ async fn try_fork(lab: &Lab, of: SessionId, from: Option<SnapshotId>, include: I
         None => None,
     };
     let permit = scope.sessions().allow(None).await?;
-    let fork = NewFork { name: None, snapshot, include, resources: None, labels: None, metadata: None, prompt: None };
+    let fork = NewFork {
+        name: None,
+        snapshot,
+        include,
+        resources: None,
+        labels: None,
+        metadata: None,
+        prompt: None,
+    };
     let row = scope.sessions().fork(&permit, &parent, fork).await?;
     scope.commit().await?;
     Ok(row.id)

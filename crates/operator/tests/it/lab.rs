@@ -202,7 +202,12 @@ impl Lab {
     pub async fn ended(&self, id: SessionId, seq: i64) -> MessageRow {
         let permit = self.permit(id).await;
         let message = self.store.wait_turn(&permit, seq, SOON).await.unwrap();
-        assert!(message.state.ended(), "the turn of {seq} is {:?}: {:#?}", message.state, self.kinds(id).await);
+        assert!(
+            message.state.ended(),
+            "the turn of {seq} is {:?}: {:#?}",
+            message.state,
+            self.kinds(id).await
+        );
         message
     }
 
@@ -256,7 +261,9 @@ impl Lab {
             .into_iter()
             .map(|e| match e.kind.as_str() {
                 "session.state" => format!("{} {}", e.kind, e.data["state"].as_str().unwrap()),
-                "turn.failed" | "turn.cancelled" => format!("{} {}", e.kind, e.data["reason"].as_str().unwrap()),
+                "turn.failed" | "turn.cancelled" => {
+                    format!("{} {}", e.kind, e.data["reason"].as_str().unwrap())
+                }
                 "session.trouble" => format!("{} {}", e.kind, e.data["reason"]),
                 _ => e.kind,
             })
@@ -295,6 +302,9 @@ impl Lab {
         })
         .await;
         let state = self.machine.lock();
-        assert!(state.jails.is_empty() && state.volumes.is_empty() && state.snapshots.is_empty(), "something is left");
+        assert!(
+            state.jails.is_empty() && state.volumes.is_empty() && state.snapshots.is_empty(),
+            "something is left"
+        );
     }
 }

@@ -198,6 +198,10 @@ async fn after_a_restart_of_the_machine_sessions_come_back_and_their_turns_are_i
     assert_eq!(lab.row(closed).await.state, State::Closed);
     assert!(!lab.machine.lock().jails.contains_key(&closed));
     assert_eq!(lab.ask(busy, "on").await, ["re: on"]);
+    assert!(
+        lab.machine.lock().runs.values().all(|n| *n == 1),
+        "nothing ran twice although no journal was left"
+    );
 }
 
 #[tokio::test]

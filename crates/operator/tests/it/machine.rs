@@ -140,7 +140,11 @@ impl Machine {
         let image = ImageInfo { image: base(), size_bytes: 1, created_ms: 1, used_by: 0 };
         Arc::new(Self {
             state: Mutex::new(State { images: vec![image], ..State::default() }),
-            gate: Gate { countdown: Mutex::new(None), passed: Mutex::new(0), crashed: watch::channel(false).0 },
+            gate: Gate {
+                countdown: Mutex::new(None),
+                passed: Mutex::new(0),
+                crashed: watch::channel(false).0,
+            },
             said: Notify::new(),
         })
     }
@@ -155,9 +159,12 @@ impl Machine {
         self.said.notify_waiters();
     }
 
-    /// Everything that runs is gone, as after a restart of the machine.
+    /// Everything that runs is gone, as after a restart of the machine; what was not synced is gone too.
     pub fn reboot(&self) {
         let mut state = self.lock();
+        for volume in state.volumes.values_mut() {
+            volume.turns.clear();
+        }
         for id in state.jails.keys().copied().collect::<Vec<_>>() {
             state.end(id);
         }
@@ -249,7 +256,11 @@ impl SandboxRuntime for Machine {
                 Some(up) if up.incarnation == spec.incarnation => up,
                 _ => {
                     state.end(spec.session);
-                    assert_eq!(spec.volume.source, Source::Empty, "a launch makes volumes of the image alone");
+                    assert_eq!(
+                        spec.volume.source,
+                        Source::Empty,
+                        "a launch makes volumes of the image alone"
+                    );
                     state.make(&spec.volume)?;
                     state.launches += 1;
                     let jail = JailId::new();
@@ -261,8 +272,12 @@ impl SandboxRuntime for Machine {
                         host_socket: PathBuf::from(format!("/run/{jail}/host.sock")),
                         warm: false,
                     };
-                    let jail =
-                        Jail { running: running.clone(), limits: spec.resources, identity: None, tasks: Vec::new() };
+                    let jail = Jail {
+                        running: running.clone(),
+                        limits: spec.resources,
+                        identity: None,
+                        tasks: Vec::new(),
+                    };
                     state.jails.insert(spec.session, jail);
                     running
                 }
@@ -284,17 +299,22 @@ impl SandboxRuntime for Machine {
         Ok(())
     }
 
-    async fn set_limits(&self, session: SessionId, _volume: VolumeId, resources: &Resources) -> Result<(), Fault> {
+    async fn set_limits(
+        &self,
+        session: SessionId,
+        _volume: VolumeId,
+        resources: &Resources,
+    ) -> Result<(), Fault> {
         self.gate.pass().await;
         {
             let mut state = self.present()?;
             if let Some(why) = &state.refuse_limits {
                 return Err(Fault::Refused(why.clone()));
             }
-            let jail = state.jails.get_mut(&session).ok_or_else(|| Fault::Failed {
-                step: "limits".into(),
-                cause: "not up".into(),
-            })?;
+            let jail = state
+                .jails
+                .get_mut(&session)
+                .ok_or_else(|| Fault::Failed { step: "limits".into(), cause: "not up".into() })?;
             jail.limits = *resources;
         }
         self.gate.pass().await;
@@ -310,7 +330,11 @@ impl SandboxRuntime for Machine {
         {
             let mut state = self.present()?;
             if !state.snapshots.contains_key(&snapshot) {
-                let copy = state.volumes.get(&volume).cloned().ok_or_else(|| Fault::Missing(format!("volume {volume}")))?;
+                let copy = state
+                    .volumes
+                    .get(&volume)
+                    .cloned()
+                    .ok_or_else(|| Fault::Missing(format!("volume {volume}")))?;
                 state.snapshots.insert(snapshot, copy);
             }
         }
@@ -438,7 +462,10 @@ impl HostPort for Hosts {
             let jail = state.at(socket)?;
             match &jail.identity {
                 Some(i) if i != identity => {
-                    return Err(HostFault::Refused { code: Code::InvalidState, detail: "I am another".into() });
+                    return Err(HostFault::Refused {
+                        code: Code::InvalidState,
+                        detail: "I am another".into(),
+                    });
                 }
                 _ => jail.identity = Some(identity.clone()),
             }
@@ -473,7 +500,8 @@ impl HostPort for Hosts {
             let old = state.volumes.get_mut(&volume).unwrap().setup.clone();
             if old.is_none_or(|j| !j.done() && j.by != incarnation) {
                 state.setups += 1;
-                state.volumes.get_mut(&volume).unwrap().setup = Some(Journal { by: incarnation, ..Journal::default() });
+                state.volumes.get_mut(&volume).unwrap().setup =
+                    Some(Journal { by: incarnation, ..Journal::default() });
                 let (hosts, script) = (self.clone(), request.script.clone());
                 let task = tokio::spawn(async move {
                     let code = i32::from(script.contains("fail"));
@@ -483,7 +511,13 @@ impl HostPort for Hosts {
                     let piece = Piece::from(script.into_bytes());
                     let out = Said::Output { stream: Stream::Stdout, offset: 0, piece };
                     hosts.say(session, incarnation, volume, Key::Setup, out);
-                    hosts.say(session, incarnation, volume, Key::Setup, done(Outcome::Done, None, Some(code)));
+                    hosts.say(
+                        session,
+                        incarnation,
+                        volume,
+                        Key::Setup,
+                        done(Outcome::Done, None, Some(code)),
+                    );
                 });
                 state.at(socket)?.tasks.push(task.abort_handle());
             }
@@ -501,12 +535,28 @@ impl HostPort for Hosts {
         Ok(self.follow(socket.to_path_buf(), volume, Key::Turn(request.turn), after))
     }
 
+    async fn attach(&self, socket: &Path, turn: TurnId, after: u64) -> Result<Option<Events>, HostFault> {
+        self.0.gate.pass().await;
+        let volume = {
+            let mut state = self.0.lock();
+            let running = state.at(socket)?.running.clone();
+            let disk = state.volumes.get_mut(&running.volume).unwrap();
+            let Some(journal) = disk.turns.get_mut(&turn) else { return Ok(None) };
+            if !journal.done() && journal.by != running.incarnation {
+                journal.say(done(Outcome::Failed, Some(Reason::Interrupted), None));
+            }
+            running.volume
+        };
+        Ok(Some(self.follow(socket.to_path_buf(), volume, Key::Turn(turn), after)))
+    }
+
     async fn cancel(&self, socket: &Path, turn: TurnId) -> Result<(), HostFault> {
         self.0.gate.pass().await;
         let (session, incarnation, volume) = {
             let mut state = self.0.lock();
             let running = state.at(socket)?.running.clone();
-            let deaf = state.ran.iter().rev().find(|(s, _)| *s == running.session).is_some_and(|(_, t)| t == "deaf");
+            let deaf =
+                state.ran.iter().rev().find(|(s, _)| *s == running.session).is_some_and(|(_, t)| t == "deaf");
             if deaf {
                 return Ok(());
             }

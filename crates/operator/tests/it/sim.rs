@@ -14,7 +14,9 @@ use crate::lab::{Lab, says};
 
 /// The life of a session and its fork, as far as a crash lets it be seen: every wish is recorded before it is waited for.
 async fn story(lab: &Lab) -> Story {
-    let id = lab.create(NewSession { setup: Some("prepare".into()), prompt: Some(says("one")), ..lab.plain() }).await;
+    let id = lab
+        .create(NewSession { setup: Some("prepare".into()), prompt: Some(says("one")), ..lab.plain() })
+        .await;
     let mut posted = vec![(id, 2)];
     posted.push((id, lab.post(id, "two").await));
     Story { id, posted, child: None }
@@ -124,7 +126,8 @@ async fn an_operator_may_die_before_and_after_every_call_it_makes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_may_die_at_any_moment() {
-    let seed = std::env::var("WHARF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed =
+        std::env::var("WHARF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
     println!("WHARF_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut lab = Lab::new().await;

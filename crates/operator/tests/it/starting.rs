@@ -172,7 +172,12 @@ async fn who_finds_a_dead_computer_says_so_and_gets_a_new_one_at_once() {
     lab.store.suspect(&row).await.unwrap();
     let permit = lab.permit(id).await;
     let now = lab.store.now();
-    let row = lab.store.wait_session(&permit, crate::lab::SOON, |s| s.endpoint(now).is_some()).await.unwrap().unwrap();
+    let row = lab
+        .store
+        .wait_session(&permit, crate::lab::SOON, |s| s.endpoint(now).is_some())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(row.endpoint(now).unwrap().incarnation, 2);
     // A report about a computer that lives costs a look, not the computer.
     lab.store.suspect(&row).await.unwrap();
@@ -217,7 +222,9 @@ async fn new_limits_reach_a_running_computer_and_a_refusal_is_told() {
 async fn a_session_shows_up_in_lists_by_state_agent_and_labels() {
     let lab = Lab::new().await;
     let labels: std::collections::BTreeMap<String, String> = [("team".to_owned(), "a".to_owned())].into();
-    let id = lab.create(NewSession { name: Some(name("one")), labels: labels.try_into().unwrap(), ..lab.plain() }).await;
+    let id = lab
+        .create(NewSession { name: Some(name("one")), labels: labels.try_into().unwrap(), ..lab.plain() })
+        .await;
     lab.state(id, State::Idle).await;
     let other = lab.session().await;
     lab.close(other).await;

@@ -199,6 +199,3 @@ pub(super) fn refused(s: &SessionRow, to: &str, advice: &str) -> Error {
         format!("session {} is {} and cannot become {to}; {advice}", s.name, s.state.as_str()),
     )
 }
-
-#[cfg(test)]
-mod tests;

@@ -28,6 +28,8 @@ pub struct Task {
     pub queued: bool,
     pub snapshots: Vec<SnapshotId>,
     pub origin: Origin,
+    /// Snapshots of it were deleted and are not freed yet.
+    pub doomed: bool,
 }
 
 /// What came of asking for a lease.
@@ -59,6 +61,8 @@ impl Work {
                exists (select from turns q where q.session_id = s.id and q.state = 'queued') as queued,
                array(select p.id from snapshots p where p.session_id = s.id and p.state = 'pending'
                      and p.deleted_at is null order by p.id) as pending,
+               exists (select from snapshots p where p.session_id = s.id and p.deleted_at is not null
+                       and p.gone_at is null) as doomed,
                o.state as origin_state, o.state_reason as origin_reason, o.gone_at is not null as origin_gone
              from s left join turns t on t.session_id = s.id and t.state = 'running'
                     left join snapshots o on o.id = s.parent_snapshot and not s.volume_made"
@@ -119,6 +123,7 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<Task, sqlx::Error> {
         queued: row.try_get("queued")?,
         snapshots: row.try_get::<Vec<Uuid>, _>("pending")?.into_iter().map(SnapshotId::from_uuid).collect(),
         origin,
+        doomed: row.try_get("doomed")?,
     })
 }
 

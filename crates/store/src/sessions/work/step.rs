@@ -31,20 +31,20 @@ impl Work {
 
     /// Records the computer that is up, so that the server finds it, and enters `idle` when asked to.
     pub async fn open(&self, task: &Task, running: &wharf_ports::runtime::Running, to: Option<State>) -> Result<(), Error> {
-        let now = self.store.now().to_utc();
         let word: Option<String> = sqlx::query_scalar(
             "with s as (
                 update sessions
                 set jail_id = $3, host_socket = $4, incarnation = $5, warm = $6, suspect = false, volume_made = true,
                     started_at = $7, retry_at = null
                 where id = $1 and lease_token = $2 and gone_at is null
-                returning id
+                returning id, parent_snapshot
              ), p as (
-                update snapshots set deleted_at = $7
-                where for_fork and deleted_at is null
-                  and id = (select parent_snapshot from sessions where id = $1 and lease_token = $2)
+                update snapshots set deleted_at = $7 from s
+                where snapshots.id = s.parent_snapshot and for_fork and deleted_at is null
              )
-             select 'recorded' from s",
+             select case when $8::text is null then 'recorded'
+                         else (select outcome from session_move($1, $2, $8, null, $7)) end
+             from s",
         )
         .bind(task.id().uuid())
         .bind(task.token)
@@ -52,15 +52,21 @@ impl Work {
         .bind(running.host_socket.to_string_lossy().into_owned())
         .bind(running.incarnation as i64)
         .bind(running.warm)
-        .bind(now)
+        .bind(self.store.now().to_utc())
+        .bind(to.map(State::as_str))
         .fetch_optional(self.store.pool())
         .await
         .or_domain()?;
-        word.ok_or_else(|| lost(task.id()))?;
-        if let Some(to) = to {
-            return self.become_state(task, to, None).await;
+        match word.as_deref() {
+            Some("recorded" | "moved" | "same") => {}
+            Some(word) => return Err(outcome(task.id(), word)),
+            None => return Err(lost(task.id())),
         }
         self.changed(task.id(), task.session.space);
+        if let Some(parent) = task.session.parent.filter(|_| !task.session.volume_made) {
+            // The snapshot made for this fork is not needed any more.
+            self.store.wake(Topic::Session(parent.session));
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::sessions::row::{self, MessageRow, message_columns};
 /// What came of asking for the next message.
 #[derive(Debug)]
 pub enum Claimed {
-    Turn { turn: TurnId, deadline: Time },
+    Turn(TurnWork),
     /// No message waits.
     Empty,
 }
@@ -96,10 +96,21 @@ impl Work {
         match row.try_get::<&str, _>("outcome").or_domain()? {
             "claimed" => {
                 self.changed(task.id(), task.session.space);
-                Ok(Claimed::Turn {
-                    turn: TurnId::from_uuid(row.try_get("turn_id").or_domain()?),
-                    deadline: row::time(&row, "deadline").or_domain()?,
-                })
+                let read = || -> Result<TurnWork, sqlx::Error> {
+                    Ok(TurnWork {
+                        turn: TurnId::from_uuid(row.try_get("turn_id")?),
+                        session: task.id(),
+                        space: task.session.space,
+                        token: task.token,
+                        seq: row.try_get("message_seq")?,
+                        content: row.try_get("content")?,
+                        host_events: 0,
+                        sent_incarnation: row.try_get::<i64, _>("incarnation")?.max(0) as u64,
+                        cancel: None,
+                        deadline: row::time(&row, "deadline")?,
+                    })
+                };
+                read().map(Claimed::Turn).or_domain()
             }
             "empty" => Ok(Claimed::Empty),
             word => Err(outcome(task.id(), word)),
