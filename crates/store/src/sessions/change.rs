@@ -28,7 +28,11 @@ pub struct SessionPatch {
 
 impl Sessions<'_> {
     /// Needs a permit with [`Verb::Update`]. New limits are reserved here and applied by the reconciler.
-    pub async fn update(&mut self, permit: &Permit<SessionRow>, patch: SessionPatch) -> Result<SessionRow, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<SessionRow>,
+        patch: SessionPatch,
+    ) -> Result<SessionRow, Error> {
         let was = self.lock(permit.row().id).await?;
         if let Some(r) = &patch.resources {
             r.validate()?;
@@ -81,7 +85,10 @@ impl Sessions<'_> {
     }
 
     async fn reserve_change(&mut self, was: &SessionRow, now: Resources) -> Result<(), Error> {
-        let mut delta = Delta { disk_mib: i64::from(now.disk_mib) - i64::from(was.resources.disk_mib), ..Delta::default() };
+        let mut delta = Delta {
+            disk_mib: i64::from(now.disk_mib) - i64::from(was.resources.disk_mib),
+            ..Delta::default()
+        };
         if self.reserved(was.id).await? {
             let (a, b) = (running(was.resources), running(now));
             delta.cpu_millis = b.cpu_millis - a.cpu_millis;

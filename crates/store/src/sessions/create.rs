@@ -131,7 +131,11 @@ impl Sessions<'_> {
     }
 
     /// Admits a session. It is `init` until the reconciler has brought its computer up.
-    pub async fn create(&mut self, _permit: &Permit<New<SessionRow>>, new: NewSession) -> Result<SessionRow, Error> {
+    pub async fn create(
+        &mut self,
+        _permit: &Permit<New<SessionRow>>,
+        new: NewSession,
+    ) -> Result<SessionRow, Error> {
         check(&new)?;
         let id = SessionId::new();
         let space = self.0.space()?.id;
@@ -237,13 +241,18 @@ impl Sessions<'_> {
                     )
                     .field("from.snapshot"));
                 }
-                let setup_done = sqlx::query_scalar("select setup is null or setup_done from sessions where id = $1")
-                    .bind(p.session.uuid())
-                    .fetch_optional(self.0.tx()?)
-                    .await
-                    .or_domain()?;
+                let setup_done =
+                    sqlx::query_scalar("select setup is null or setup_done from sessions where id = $1")
+                        .bind(p.session.uuid())
+                        .fetch_optional(self.0.tx()?)
+                        .await
+                        .or_domain()?;
                 Ok(Origin {
-                    parent: Parent { session: p.session, snapshot: include.files.then_some(p.id), seq: p.seq },
+                    parent: Parent {
+                        session: p.session,
+                        snapshot: include.files.then_some(p.id),
+                        seq: p.seq,
+                    },
                     image: p.image.clone(),
                     setup_done: setup_done.unwrap_or(true),
                 })
@@ -336,7 +345,8 @@ impl Sessions<'_> {
                 } else {
                     format!("known images: {}", known.join(", "))
                 };
-                Error::new(Code::InvalidReference, format!("there is no image {asked}; {advice}")).field("image")
+                Error::new(Code::InvalidReference, format!("there is no image {asked}; {advice}"))
+                    .field("image")
             }
         }
     }

@@ -33,7 +33,11 @@ pub enum Ended {
 impl Sessions<'_> {
     /// Wants the session running, closed or deleted. Closing waits for no turn: the one that runs is cancelled with
     /// reason `closed`, queued messages stay queued and run after the restore.
-    pub async fn desire(&mut self, permit: &Permit<SessionRow>, desired: Desired) -> Result<SessionRow, Error> {
+    pub async fn desire(
+        &mut self,
+        permit: &Permit<SessionRow>,
+        desired: Desired,
+    ) -> Result<SessionRow, Error> {
         let verb = if desired == Desired::Deleted { Verb::Delete } else { permit.verb() };
         let was = self.lock(permit.row().id).await?;
         if was.desired == Desired::Deleted {
@@ -41,7 +45,13 @@ impl Sessions<'_> {
                 Desired::Deleted => {
                     let name = Some(was.name.as_str());
                     let detail = json!({"again": true});
-                    self.0.audit(verb, wharf_domain::rbac::Resource::Sessions, Some(was.id.uuid()), name, detail);
+                    self.0.audit(
+                        verb,
+                        wharf_domain::rbac::Resource::Sessions,
+                        Some(was.id.uuid()),
+                        name,
+                        detail,
+                    );
                     Ok(was)
                 }
                 _ => Err(Error::not_found("session", &was.name)),
@@ -158,7 +168,13 @@ impl Sessions<'_> {
             .await
             .or_domain()?;
         let name = Some(s.name.as_str());
-        self.0.audit(permit.verb(), wharf_domain::rbac::Resource::Files, Some(s.id.uuid()), name, json!({"held": true}));
+        self.0.audit(
+            permit.verb(),
+            wharf_domain::rbac::Resource::Files,
+            Some(s.id.uuid()),
+            name,
+            json!({"held": true}),
+        );
         self.0.wake(wharf_ports::Topic::Session(s.id));
         Ok(())
     }

@@ -34,7 +34,12 @@ impl Images<'_> {
     }
 
     /// The newest version of that name, or the version given.
-    pub async fn permit(&mut self, name: &Name, digest: Option<&str>, verb: Verb) -> Result<Permit<ImageRow>, Error> {
+    pub async fn permit(
+        &mut self,
+        name: &Name,
+        digest: Option<&str>,
+        verb: Verb,
+    ) -> Result<Permit<ImageRow>, Error> {
         let row = sqlx::query(
             "select id, name, digest, runtime, size_bytes, created_at from images
              where name = $1 and ($2::text is null or digest = $2) order by created_at desc, id desc limit 1",

@@ -18,14 +18,19 @@ impl Sessions<'_> {
     /// Queues a message (a list of blocks). One to a closed session restores it; one to a session in error is refused.
     ///
     /// Who may say something is the resource `messages`: ask [`Sessions::permit_messages`] first.
-    pub async fn post_message(&mut self, permit: &Permit<SessionRow>, content: &Value) -> Result<MessageRow, Error> {
+    pub async fn post_message(
+        &mut self,
+        permit: &Permit<SessionRow>,
+        content: &Value,
+    ) -> Result<MessageRow, Error> {
         let message = self.post(permit.row(), content).await?;
         let s = permit.row();
         let name = Some(s.name.as_str());
         let detail = json!({"seq": message.seq, "turn": message.turn});
         self.0.audit(Verb::Create, Resource::Messages, Some(s.id.uuid()), name, detail.clone());
         self.0.emit(
-            Event::new("created", Resource::Messages, s.id.uuid(), name, message.seq, detail).in_space(s.space),
+            Event::new("created", Resource::Messages, s.id.uuid(), name, message.seq, detail)
+                .in_space(s.space),
         );
         Ok(message)
     }
@@ -147,7 +152,11 @@ impl Sessions<'_> {
     }
 
     /// What the agent said in the turn of a user's message, oldest first.
-    pub async fn replies(&mut self, permit: &Permit<SessionRow>, turn: TurnId) -> Result<Vec<MessageRow>, Error> {
+    pub async fn replies(
+        &mut self,
+        permit: &Permit<SessionRow>,
+        turn: TurnId,
+    ) -> Result<Vec<MessageRow>, Error> {
         let rows = sqlx::query(concat!(
             "select ",
             message_columns!(),

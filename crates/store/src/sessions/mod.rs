@@ -56,9 +56,11 @@ pub struct SessionFilter {
 /// Messages for this module's constraints; see [`crate::error`].
 pub(crate) fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
     Some(match name {
-        "sessions_name" => {
-            (Code::AlreadyExists, "name", "there is already a session of that name in the space; choose another")
-        }
+        "sessions_name" => (
+            Code::AlreadyExists,
+            "name",
+            "there is already a session of that name in the space; choose another",
+        ),
         "snapshots_name" => {
             (Code::AlreadyExists, "name", "the session already has a snapshot of that name; choose another")
         }
@@ -86,7 +88,11 @@ impl Sessions<'_> {
     /// Allows a verb on one session. Verbs that change something hold the row until the scope ends.
     ///
     /// With [`Verb::Delete`] and an id, a session that is deleted already is found too: deleting twice succeeds.
-    pub async fn permit(&mut self, session: &NameOrId<SessionId>, verb: Verb) -> Result<Permit<SessionRow>, Error> {
+    pub async fn permit(
+        &mut self,
+        session: &NameOrId<SessionId>,
+        verb: Verb,
+    ) -> Result<Permit<SessionRow>, Error> {
         let row = self.find(session, verb).await?;
         self.0.judge(&session.to_string(), row, verb).await
     }
@@ -132,7 +138,11 @@ impl Sessions<'_> {
         self.0.listing(Resource::Sessions, Verb::Watch).await.map(drop)
     }
 
-    pub async fn list(&mut self, filter: &SessionFilter, page: &PageRequest) -> Result<Page<SessionRow>, Error> {
+    pub async fn list(
+        &mut self,
+        filter: &SessionFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SessionRow>, Error> {
         let seen = self.0.listing(Resource::Sessions, Verb::List).await?;
         let space = self.0.space()?.id.uuid();
         let rows = sqlx::query(concat!(
@@ -160,12 +170,16 @@ impl Sessions<'_> {
 
     /// The row as it is now, locked until the scope ends.
     pub(super) async fn lock(&mut self, id: SessionId) -> Result<SessionRow, Error> {
-        let row = sqlx::query(concat!("select ", session_columns!(), " from sessions s where s.id = $1 for update"))
-            .bind(id.uuid())
-            .fetch_optional(self.0.tx()?)
-            .await
-            .or_domain()?
-            .ok_or_else(|| Error::not_found("session", id))?;
+        let row = sqlx::query(concat!(
+            "select ",
+            session_columns!(),
+            " from sessions s where s.id = $1 for update"
+        ))
+        .bind(id.uuid())
+        .fetch_optional(self.0.tx()?)
+        .await
+        .or_domain()?
+        .ok_or_else(|| Error::not_found("session", id))?;
         row::session(&row).or_domain()
     }
 
@@ -185,7 +199,10 @@ impl Sessions<'_> {
         let data = serde_json::json!({
             "state": s.state, "desired": s.desired, "labels": s.labels, "reason": s.state_reason,
         });
-        self.0.emit(Event::new(kind, Resource::Sessions, s.id.uuid(), name, s.resource_version, data).in_space(s.space));
+        self.0.emit(
+            Event::new(kind, Resource::Sessions, s.id.uuid(), name, s.resource_version, data)
+                .in_space(s.space),
+        );
         self.0.audit(verb, Resource::Sessions, Some(s.id.uuid()), name, detail);
         self.0.wake(wharf_ports::Topic::Session(s.id));
         self.0.wake(wharf_ports::Topic::SessionLog(s.id));

@@ -107,7 +107,9 @@ impl SessionRow {
 
     /// Whether it runs and its computer may be used by everything.
     pub fn ready(&self) -> bool {
-        matches!(self.state, State::Idle | State::Busy) && self.desired == Desired::Running && self.computer.is_some()
+        matches!(self.state, State::Idle | State::Busy)
+            && self.desired == Desired::Running
+            && self.computer.is_some()
     }
 }
 
@@ -292,7 +294,10 @@ fn json<T: serde::de::DeserializeOwned>(row: &PgRow, column: &str) -> Read<T> {
 
 pub(super) fn session(row: &PgRow) -> Read<SessionRow> {
     let incarnation = row.try_get::<i64, _>("incarnation")?.max(0) as u64;
-    let computer = match (row.try_get::<Option<Uuid>, _>("jail_id")?, row.try_get::<Option<String>, _>("host_socket")?) {
+    let computer = match (
+        row.try_get::<Option<Uuid>, _>("jail_id")?,
+        row.try_get::<Option<String>, _>("host_socket")?,
+    ) {
         (Some(jail), Some(socket)) => Some(Computer {
             jail: JailId::from_uuid(jail),
             incarnation,

@@ -91,7 +91,11 @@ impl Snapshots<'_> {
     }
 
     /// Of one session, or of the whole space.
-    pub async fn list(&mut self, of: Option<SessionId>, page: &PageRequest) -> Result<Page<SnapshotRow>, Error> {
+    pub async fn list(
+        &mut self,
+        of: Option<SessionId>,
+        page: &PageRequest,
+    ) -> Result<Page<SnapshotRow>, Error> {
         let seen = self.0.listing(Resource::Snapshots, Verb::List).await?;
         let space = self.0.space()?.id.uuid();
         let rows = sqlx::query(concat!(
@@ -131,7 +135,9 @@ impl Snapshots<'_> {
             return Err(refused(&s, "a snapshot", "it has no files; restore it first"));
         }
         let id = SnapshotId::new();
-        let name = new.name.map_or_else(|| format!("snapshot-{}", &id.uuid().simple().to_string()[24..]).parse(), Ok)?;
+        let name = new
+            .name
+            .map_or_else(|| format!("snapshot-{}", &id.uuid().simple().to_string()[24..]).parse(), Ok)?;
         let row = sqlx::query(concat!(
             "with p as (
                 insert into snapshots (id, space_id, session_id, volume_id, name, state, image_name, image_digest,
@@ -162,7 +168,11 @@ impl Snapshots<'_> {
         Ok(snapshot)
     }
 
-    pub async fn update(&mut self, permit: &Permit<SnapshotRow>, patch: SnapshotPatch) -> Result<SnapshotRow, Error> {
+    pub async fn update(
+        &mut self,
+        permit: &Permit<SnapshotRow>,
+        patch: SnapshotPatch,
+    ) -> Result<SnapshotRow, Error> {
         let row = sqlx::query(concat!(
             "with p as (
                 update snapshots set name = coalesce($2, name), labels = coalesce($3, labels),
@@ -204,7 +214,8 @@ impl Snapshots<'_> {
     fn note(&mut self, kind: &str, verb: Verb, p: &SnapshotRow) {
         let (id, name) = (p.id.uuid(), Some(p.name.as_str()));
         let data = json!({"session": p.session, "labels": p.labels});
-        let event = Event::new(kind, Resource::Snapshots, id, name, p.resource_version, data).in_space(p.space);
+        let event =
+            Event::new(kind, Resource::Snapshots, id, name, p.resource_version, data).in_space(p.space);
         self.0.emit(event);
         self.0.audit(verb, Resource::Snapshots, Some(id), name, json!({"session": p.session}));
         self.0.wake(Topic::Session(p.session));

@@ -85,7 +85,8 @@ async fn every_refused_transition_names_what_was_refused_and_changes_nothing() {
                 "illegal"
             };
             assert_eq!(outcome, expected, "{from:?} to {to:?}");
-            let state: String = sqlx::query_scalar("select state from sessions").fetch_one(&mut owner).await.unwrap();
+            let state: String =
+                sqlx::query_scalar("select state from sessions").fetch_one(&mut owner).await.unwrap();
             assert_eq!(state, if outcome == "moved" { to.as_str() } else { from.as_str() });
         }
     }

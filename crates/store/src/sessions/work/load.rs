@@ -80,11 +80,13 @@ impl Work {
     }
 
     async fn holder(&self, id: SessionId) -> Result<Claim, Error> {
-        let row = sqlx::query("select lease_until from sessions where id = $1 and gone_at is null and lease_until is not null")
-            .bind(id.uuid())
-            .fetch_optional(self.store.pool())
-            .await
-            .or_domain()?;
+        let row = sqlx::query(
+            "select lease_until from sessions where id = $1 and gone_at is null and lease_until is not null",
+        )
+        .bind(id.uuid())
+        .fetch_optional(self.store.pool())
+        .await
+        .or_domain()?;
         row.map_or(Ok(Claim::Gone), |r| time(&r, "lease_until").map(Claim::Held)).or_domain()
     }
 }
@@ -136,7 +138,8 @@ impl Task {
     pub fn wanted(&self) -> Wanted {
         let s = &self.session;
         // 0 means never; ten thousand years from now is the end of what RFC 3339 can say.
-        let idle = if s.idle_timeout_seconds == 0 { 10_000_000_000 } else { u64::from(s.idle_timeout_seconds) };
+        let idle =
+            if s.idle_timeout_seconds == 0 { 10_000_000_000 } else { u64::from(s.idle_timeout_seconds) };
         Wanted {
             desired: s.desired,
             state: s.state,

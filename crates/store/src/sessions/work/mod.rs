@@ -91,11 +91,13 @@ impl Work {
 
     /// Gives up all leases: for a graceful end, so that the next operator need not wait.
     pub async fn release_all(&self) -> Result<(), Error> {
-        sqlx::query("update sessions set lease_until = null where lease_owner = $1 and lease_until is not null")
-            .bind(self.owner.operator.uuid())
-            .execute(self.store.pool())
-            .await
-            .or_domain()?;
+        sqlx::query(
+            "update sessions set lease_until = null where lease_owner = $1 and lease_until is not null",
+        )
+        .bind(self.owner.operator.uuid())
+        .execute(self.store.pool())
+        .await
+        .or_domain()?;
         Ok(())
     }
 }
@@ -110,7 +112,9 @@ pub(super) fn outcome(id: SessionId, word: &str) -> Error {
         "lease_lost" => lost(id),
         "missing" => Error::not_found("session", id),
         // The row changed since the plan was made: look again and plan anew.
-        "unwanted" | "not_ready" => Error::new(Code::PreconditionFailed, format!("session {id} changed meanwhile")),
+        "unwanted" | "not_ready" => {
+            Error::new(Code::PreconditionFailed, format!("session {id} changed meanwhile"))
+        }
         other => Error::internal(format!("session {id}: a step was refused as {other}")),
     }
 }

@@ -30,7 +30,12 @@ impl Work {
     }
 
     /// Records the computer that is up, so that the server finds it, and enters `idle` when asked to.
-    pub async fn open(&self, task: &Task, running: &wharf_ports::runtime::Running, to: Option<State>) -> Result<(), Error> {
+    pub async fn open(
+        &self,
+        task: &Task,
+        running: &wharf_ports::runtime::Running,
+        to: Option<State>,
+    ) -> Result<(), Error> {
         let word: Option<String> = sqlx::query_scalar(
             "with s as (
                 update sessions

@@ -139,7 +139,10 @@ impl Work {
                 seq: row.try_get("seq")?,
                 content: row.try_get("content")?,
                 host_events: row.try_get::<i64, _>("host_events")?.max(0) as u64,
-                sent_incarnation: row.try_get::<Option<i64>, _>("sent_incarnation")?.unwrap_or_default().max(0) as u64,
+                sent_incarnation: row
+                    .try_get::<Option<i64>, _>("sent_incarnation")?
+                    .unwrap_or_default()
+                    .max(0) as u64,
                 cancel: row.try_get("cancel")?,
                 deadline: row::time(&row, "deadline_at")?,
             })
@@ -148,7 +151,12 @@ impl Work {
     }
 
     /// Messages before a number, newest last, as many as fit into `bytes`: for agents that ask for history.
-    pub async fn history(&self, session: SessionId, before: i64, bytes: u64) -> Result<Vec<MessageRow>, Error> {
+    pub async fn history(
+        &self,
+        session: SessionId,
+        before: i64,
+        bytes: u64,
+    ) -> Result<Vec<MessageRow>, Error> {
         let rows = sqlx::query(concat!(
             "select ",
             message_columns!(),
@@ -167,7 +175,13 @@ impl Work {
 
     /// Appends what the host said up to its event `host_events`, in one commit. Said twice it is written once: who
     /// appends names the event before the first, and another number there is refused as a lost lease.
-    pub async fn append(&self, work: &TurnWork, after: u64, host_events: u64, said: &[Append]) -> Result<(), Error> {
+    pub async fn append(
+        &self,
+        work: &TurnWork,
+        after: u64,
+        host_events: u64,
+        said: &[Append],
+    ) -> Result<(), Error> {
         let mut conn = self.store.pool().acquire().await.or_domain()?;
         self.write(&mut conn, work, after, host_events, said).await?;
         self.store.wake(Topic::SessionLog(work.session));
@@ -213,19 +227,19 @@ impl Work {
             agents.push(a.message.as_ref().and_then(|m| m.agent.clone()));
         }
         let word: String = sqlx::query_scalar("select turn_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-        .bind(work.session.uuid())
-        .bind(work.token)
-        .bind(work.turn.uuid())
-        .bind(after as i64)
-        .bind(host_events as i64)
-        .bind(&kinds)
-        .bind(&data)
-        .bind(&content)
-        .bind(&agents)
-        .bind(self.store.now().to_utc())
-        .fetch_one(conn)
-        .await
-        .or_domain()?;
+            .bind(work.session.uuid())
+            .bind(work.token)
+            .bind(work.turn.uuid())
+            .bind(after as i64)
+            .bind(host_events as i64)
+            .bind(&kinds)
+            .bind(&data)
+            .bind(&content)
+            .bind(&agents)
+            .bind(self.store.now().to_utc())
+            .fetch_one(conn)
+            .await
+            .or_domain()?;
         if word == "appended" { Ok(()) } else { Err(lost(work.session)) }
     }
 
@@ -287,7 +301,8 @@ impl Work {
         .await
         .or_domain()?;
         for turn in turns {
-            self.end_turn(task.id(), task.session.space, task.token, TurnId::from_uuid(turn), &result).await?;
+            self.end_turn(task.id(), task.session.space, task.token, TurnId::from_uuid(turn), &result)
+                .await?;
         }
         Ok(())
     }
