@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use wharf_domain::quota::Resources;
 
-pub use self::group::Group;
+pub use self::group::{Group, enter};
 use crate::step::{At, Step};
 
 /// What of the machine's controllers jails need. `devices` exists in version 1 only; in a user namespace no device

@@ -1,7 +1,7 @@
 //! Starts one jail: the half that stays outside.
 //!
 //! The order is the design. The child is born in all its namespaces and in its version 2 cgroup, and then waits:
-//! nothing of it runs before its ids are mapped, and nothing untrusted before its limits are attached. Whatever
+//! nothing of it runs before its ids are mapped, and it joins its limits before it touches the volume. Whatever
 //! fails, on either side, is one [`Step`] and no process is left. What the child does is in `child` and `root`.
 
 mod child;
@@ -99,6 +99,7 @@ impl Launcher {
         rustix::fs::fcntl_setfl(&output, rustix::fs::OFlags::APPEND).at("make the host's output")?;
         let host = self.host_tree()?;
         let unified = order.group.unified_fd()?;
+        let doors = order.group.doors()?;
 
         let namespaces = libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
@@ -111,11 +112,11 @@ impl Launcher {
         let (pid, pidfd) = match forked.at("clone")? {
             Forked::Child => {
                 drop(ours);
-                child::run(&child::Birth { launcher: self, order, parent: theirs, output })
+                child::run(&child::Birth { launcher: self, order, parent: theirs, output, doors })
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop(theirs);
+        drop((theirs, doors));
         let unborn = Unborn { pidfd: Some(pidfd) };
         timings.lap("clone", &mut since);
 
@@ -129,12 +130,8 @@ impl Launcher {
         timings.lap("volume", &mut since);
         send(&ours, b"trees", &[trees.lower.as_fd(), trees.upper.as_fd(), host.as_fd()])?;
         drop((trees, host));
-        // The child lays out its root meanwhile; it waits for the second word before it goes further.
-        order.group.attach_v1(pid)?;
         let start_time =
             sys::start_time(pid).ok_or_else(|| Step::failed("read the start time", "the child is gone"))?;
-        timings.lap("cgroups", &mut since);
-        send(&ours, b"go", &[])?;
         wait_for_exec(&ours)?;
         timings.lap("root and exec", &mut since);
         Ok(Started { pid, start_time, pidfd: unborn.born(), output, timings })

@@ -9,26 +9,45 @@
 //! Refused calls answer EPERM, so that programs fail the way they do without the right. `clone3`, whose flags no
 //! filter can read, and calls newer than this list answer ENOSYS, so that programs fall back.
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
-    SeccompFilter, SeccompRule as Rule, sock_filter,
-};
+//!
+//! The program is a binary search over ranges of numbers, a fifth of the usual chain of comparisons: the kernel runs
+//! a new filter once per system call there is, which for the chain took a third of a jail's start.
 
-use crate::step::{At, Step};
+use std::collections::BTreeSet;
+
+use libc::sock_filter;
+
+use crate::step::Step;
 
 /// Above it a call did not exist when the list was written (`mseal`); the same number on all architectures.
 const NEWEST_KNOWN: u32 = 462;
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC: what a sandbox in the sandbox does without.
-const FOREIGN_NAMESPACES: u64 = 0x0E02_0000;
+const FOREIGN_NAMESPACES: u32 = 0x0E02_0000;
+const NEW_USER: u32 = 0x1000_0000;
 /// Not in libc.
 const IO_PGETEVENTS: libc::c_long = if cfg!(target_arch = "x86_64") { 333 } else { 292 };
-const NEW_USER: u64 = 0x1000_0000;
 
-const LD_NR: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-const JEQ: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-const JGT: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
-const RET: u16 = 0x06; // BPF_RET | BPF_K
-const RET_ERRNO: u32 = 0x0005_0000;
+// Offsets in `struct seccomp_data`; arguments are 64 bits, the lower half first on the machines we know.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENT: u32 = 16;
+const ARGUMENT_HIGH: u32 = 20;
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xC000_00B7;
+
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+const ALLOW: u32 = 0x7fff_0000;
+const KILL: u32 = 0x8000_0000;
+const REFUSE: u32 = 0x0005_0000 | libc::EPERM as u32;
+const UNKNOWN: u32 = 0x0005_0000 | libc::ENOSYS as u32;
 
 macro_rules! numbers {
     ($($name:ident)*) => { [$(libc::$name),*] };
@@ -85,49 +104,107 @@ fn plain() -> Vec<libc::c_long> {
     all
 }
 
+/// What the first argument of a call must be for it to be allowed.
+enum Argument {
+    /// One of these, all 64 bits of it or, for an `int`, the lower 32.
+    OneOf { values: Vec<u32>, whole: bool },
+    /// None of these bits.
+    Without(u32),
+}
+
+fn conditional() -> Vec<(libc::c_long, Argument)> {
+    let families = || Argument::OneOf {
+        values: [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|f| f as u32).to_vec(),
+        whole: false,
+    };
+    vec![
+        (libc::SYS_clone, Argument::Without(FOREIGN_NAMESPACES)),
+        (
+            libc::SYS_personality,
+            Argument::OneOf { values: vec![0, 8, 0x20000, 0x20008, u32::MAX], whole: false },
+        ),
+        (libc::SYS_socket, families()),
+        (libc::SYS_socketpair, families()),
+        (libc::SYS_unshare, Argument::OneOf { values: vec![NEW_USER], whole: true }),
+    ]
+}
+
+fn step(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Instructions that end in a verdict.
+fn check(argument: &Argument) -> Vec<sock_filter> {
+    let mut program = Vec::new();
+    match argument {
+        Argument::Without(bits) => {
+            program.push(step(LOAD, ARGUMENT, 0, 0));
+            program.push(step(ANY_BIT, *bits, 0, 1));
+            program.push(step(RETURN, REFUSE, 0, 0));
+            program.push(step(RETURN, ALLOW, 0, 0));
+        }
+        Argument::OneOf { values, whole } => {
+            if *whole {
+                program.push(step(LOAD, ARGUMENT_HIGH, 0, 0));
+                program.push(step(EQUAL, 0, 1, 0));
+                program.push(step(RETURN, REFUSE, 0, 0));
+            }
+            program.push(step(LOAD, ARGUMENT, 0, 0));
+            for (at, value) in values.iter().enumerate() {
+                // To the allowance, behind the comparisons left and the refusal.
+                program.push(step(EQUAL, *value, (values.len() - at) as u8, 0));
+            }
+            program.push(step(RETURN, REFUSE, 0, 0));
+            program.push(step(RETURN, ALLOW, 0, 0));
+        }
+    }
+    program
+}
+
+/// Searches `ranges`, each a first number and the verdict up to the next one.
+fn search(ranges: &[(u32, u32)]) -> Result<Vec<sock_filter>, Step> {
+    if let [(_, verdict)] = ranges {
+        return Ok(vec![step(RETURN, *verdict, 0, 0)]);
+    }
+    let (below, above) = ranges.split_at(ranges.len() / 2);
+    let (left, right) = (search(below)?, search(above)?);
+    let far = u8::try_from(left.len())
+        .map_err(|_| Step::failed("compile the seccomp filter", "a jump is too far for the list as it is"))?;
+    let mut program = vec![step(AT_LEAST, above[0].0, far, 0)];
+    program.extend(left);
+    program.extend(right);
+    Ok(program)
+}
+
 /// A filter ready to be installed by a child that is about to become a jail.
-pub struct Filter(BpfProgram);
+pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Takes milliseconds: once per process.
     pub fn compile() -> Result<Self, Step> {
-        let step = "compile the seccomp filter";
-        let one = |arg: u8, len: Len, op: Op, value: u64| -> Result<Rule, Step> {
-            Rule::new(vec![Condition::new(arg, len, op, value).at(step)?]).at(step)
-        };
-        let mut rules: std::collections::BTreeMap<i64, Vec<Rule>> =
-            plain().into_iter().map(|nr| (nr, vec![])).collect();
-        let personalities = [0, 8, 0x20000, 0x20008, 0xffff_ffff];
-        rules.insert(
-            libc::SYS_personality,
-            personalities.iter().map(|p| one(0, Len::Dword, Op::Eq, *p)).collect::<Result<_, _>>()?,
-        );
-        rules.insert(libc::SYS_clone, vec![one(0, Len::Qword, Op::MaskedEq(FOREIGN_NAMESPACES), 0)?]);
-        rules.insert(libc::SYS_unshare, vec![one(0, Len::Qword, Op::Eq, NEW_USER)?]);
-        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-        let family = |call| -> Result<(i64, Vec<Rule>), Step> {
-            let allowed =
-                families.iter().map(|f| one(0, Len::Dword, Op::Eq, *f as u64)).collect::<Result<_, _>>()?;
-            Ok((call, allowed))
-        };
-        rules.extend([family(libc::SYS_socket)?, family(libc::SYS_socketpair)?]);
-
-        let arch =
-            std::env::consts::ARCH.try_into().map_err(|_| Step::refused(step, "unknown architecture"))?;
-        let filter =
-            SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, arch)
-                .at(step)?;
-        let compiled: BpfProgram = filter.try_into().at(step)?;
-        let jump = |code, k, jt, jf| sock_filter { code, jt, jf, k };
-        let enosys = jump(RET, RET_ERRNO | libc::ENOSYS as u32, 0, 0);
-        // Relative jumps only, so a prologue in front changes nothing behind it. x32 calls have bit 30 set and end here.
+        let allowed: BTreeSet<u32> = plain().into_iter().map(|number| number as u32).collect();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for number in 0..=NEWEST_KNOWN {
+            let verdict = if allowed.contains(&number) { ALLOW } else { REFUSE };
+            if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+                ranges.push((number, verdict));
+            }
+        }
         let mut program = vec![
-            jump(LD_NR, 0, 0, 0),
-            jump(JEQ, libc::SYS_clone3 as u32, 1, 0),
-            jump(JGT, NEWEST_KNOWN, 0, 1),
-            enosys,
+            step(LOAD, ARCHITECTURE, 0, 0),
+            step(EQUAL, NATIVE, 1, 0),
+            step(RETURN, KILL, 0, 0),
+            step(LOAD, NUMBER, 0, 0),
+            step(EQUAL, libc::SYS_clone3 as u32, 1, 0),
+            // x32 calls have bit 30 set and end here too.
+            step(GREATER, NEWEST_KNOWN, 0, 1),
+            step(RETURN, UNKNOWN, 0, 0),
         ];
-        program.extend(compiled);
+        for (number, argument) in conditional() {
+            let block = check(&argument);
+            program.push(step(EQUAL, number as u32, 0, block.len() as u8));
+            program.extend(block);
+        }
+        program.extend(search(&ranges)?);
         Ok(Self(program))
     }
 
@@ -135,3 +212,6 @@ impl Filter {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,11 +125,11 @@ pub fn set_capabilities(caps: u64) -> io::Result<()> {
 }
 
 /// Installs a compiled filter on this process.
-pub fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     #[repr(C)]
     struct Program {
         len: u16,
-        filter: *const seccompiler::sock_filter,
+        filter: *const libc::sock_filter,
     }
     let program = Program { len: program.len() as u16, filter: program.as_ptr() };
     const SET_MODE_FILTER: libc::c_long = 1;

@@ -43,6 +43,7 @@ pub(super) struct Birth<'a> {
     pub order: &'a Order<'a>,
     pub parent: OwnedFd,
     pub output: OwnedFd,
+    pub doors: Vec<std::fs::File>,
 }
 
 pub(super) fn run(birth: &Birth<'_>) -> ! {
@@ -89,6 +90,9 @@ pub(super) fn failure(bytes: &[u8]) -> Option<Step> {
 fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     let order = birth.order;
     let [lower, upper, host] = receive_trees(&birth.parent)?;
+    crate::cgroup::enter(&birth.doors)?;
+    // All trees are joined, so that the jail sees itself at the top of each.
+    sys::unshare(libc::CLONE_NEWCGROUP).at("make the cgroup namespace")?;
     sys::become_user(0, 0).at("become root of the jail")?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("forbid tracing")?;
     sys::setsid().at("start a session")?;
@@ -102,9 +106,6 @@ fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     etc::write_names(rustix::fs::CWD, order.hostname)?;
     etc::write_resolver(rustix::fs::CWD)?;
 
-    wait_for_go(&birth.parent)?;
-    // Only now are all trees joined, so that the jail sees itself at the top of each.
-    sys::unshare(libc::CLONE_NEWCGROUP).at("make the cgroup namespace")?;
     limit_files()?;
     arrange(birth)?;
     sys::default_signals();
@@ -144,15 +145,6 @@ fn receive_trees(parent: &OwnedFd) -> Result<[OwnedFd; 3], Step> {
         .flatten()
         .collect();
     fds.try_into().map_err(|_| Step::failed(step, "three trees were promised"))
-}
-
-fn wait_for_go(parent: &OwnedFd) -> Result<(), Step> {
-    let mut word = [0u8; 16];
-    let (n, _) = rustix::net::recv(parent, &mut word, RecvFlags::empty()).at("wait for the limits")?;
-    if n == 0 {
-        sys::exit(1);
-    }
-    Ok(())
 }
 
 /// Never above the hard limit at hand: raising it needs a right the jailer may lack.
