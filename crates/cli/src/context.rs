@@ -29,8 +29,8 @@ pub struct Globals {
     /// Space to act in [env: WHARF_SPACE]
     #[arg(short, long, value_name = "NAME", add = crate::complete::spaces())]
     pub space: Option<String>,
-    /// How to write data
-    #[arg(short, long, value_name = "FORMAT", value_enum, hide_possible_values = false)]
+    /// How to write data: table (the default), json, yaml or name
+    #[arg(short, long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
     pub output: Option<Format>,
 }
 
@@ -167,8 +167,9 @@ impl Ctx {
     }
 
     pub fn space(&self) -> anyhow::Result<SpaceApi> {
-        let name = self.space_name()?;
-        Ok(self.client()?.space(&name))
+        // In this order: who is not logged in is told that first.
+        let client = self.client()?;
+        Ok(client.space(&self.space_name()?))
     }
 
     pub fn session(&self, name: &str) -> anyhow::Result<SessionApi> {

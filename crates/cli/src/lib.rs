@@ -53,18 +53,18 @@ Environment:
 pub fn command() -> clap::Command {
     let root = clap::Command::new("wharf")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A control plane for AI agents on a machine of your own")
-        .long_about(LONG_ABOUT)
         .after_help(AFTER_HELP)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(false);
     let globals: Vec<clap::Arg> =
         Globals::augment_args(clap::Command::new("")).get_arguments().cloned().collect();
-    Globals::augment_args(
-        Command::augment_subcommands(root)
-            .mut_subcommands(|noun| noun.args(globals.iter().cloned().map(|a| a.global(true)))),
-    )
+    let root = Command::augment_subcommands(root)
+        .mut_subcommands(|noun| noun.args(globals.iter().cloned().map(|a| a.global(true))));
+    // Said last: what is flattened in brings its own words.
+    Globals::augment_args(root)
+        .about("A control plane for AI agents on a machine of your own")
+        .long_about(LONG_ABOUT)
 }
 
 /// Runs what was asked for. Errors are printed; the answer is the exit code.

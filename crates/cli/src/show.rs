@@ -260,8 +260,15 @@ impl Show for api::ApiToken {
 
 /// A rule as `verbs on resources [named names]`.
 pub fn rule(rule: &wharf_domain::rbac::Rule) -> String {
+    let star = |list: &[String]| list.iter().any(|w| w == "*");
+    // All resources of some groups: the groups say which.
+    let resources = if star(&rule.resources) && !star(&rule.groups) {
+        rule.groups.iter().map(|g| format!("{g}/*")).collect::<Vec<_>>().join(",")
+    } else {
+        rule.resources.join(",")
+    };
     let names = if rule.names.is_empty() { String::new() } else { format!(":{}", rule.names.join(",")) };
-    format!("{}:{}{names}", rule.verbs.join(","), rule.resources.join(","))
+    format!("{}:{resources}{names}", rule.verbs.join(","))
 }
 
 impl Show for api::Role {

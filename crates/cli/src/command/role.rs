@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use wharf_domain::Name;
-use wharf_domain::rbac::{Resource, Rule, Verb};
+use wharf_domain::rbac::{Group, Resource, Rule, Verb};
 use wharf_wire::api;
 
 use super::common::{self, LabelChanges, Listing, NewLabels, Sure};
@@ -17,7 +17,8 @@ use crate::prompt;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a role
-    #[command(after_help = "A rule is VERBS:RESOURCES[:NAMES], each a list with commas, `*` for all.
+    #[command(after_help = "A rule is VERBS:RESOURCES[:NAMES], each a list with commas, `*` for all, `GROUP/*` for all resources of a group
+(core, sessions, work, workers, access).
 
 Examples:
   wharf role create watcher --rule get,list,watch:sessions,messages
@@ -91,11 +92,18 @@ pub fn parse_rule(text: &str) -> Result<Rule, String> {
         return Err(format!("{text:?} is no rule: write VERBS:RESOURCES, as in get,list:sessions"));
     };
     let mut groups = BTreeSet::new();
-    for word in list(resources) {
-        if word == "*" {
+    let words = list(resources);
+    let whole = words.iter().filter(|w| w.ends_with("/*")).count();
+    if whole > 0 && whole < words.len() {
+        return Err(format!("{text:?} mixes whole groups with single resources: make two rules of it"));
+    }
+    for word in &words {
+        if let Some(group) = word.strip_suffix("/*") {
+            groups.insert(common::word::<Group>(group)?.as_str().to_owned());
+        } else if word == "*" {
             groups.insert("*".to_owned());
         } else {
-            let resource: Resource = common::word(&word)?;
+            let resource: Resource = common::word(word)?;
             groups.insert(resource.group().as_str().to_owned());
         }
     }
@@ -104,7 +112,7 @@ pub fn parse_rule(text: &str) -> Result<Rule, String> {
     }
     let rule = Rule {
         groups: groups.into_iter().collect(),
-        resources: list(resources),
+        resources: if whole > 0 { vec!["*".to_owned()] } else { words },
         names: parts.next().map(list).unwrap_or_default(),
         verbs: list(verbs),
     };

@@ -88,23 +88,33 @@ impl Widths {
         if let Some(limit) = width {
             let gaps = GAP * widths.len().saturating_sub(1);
             while widths.iter().sum::<usize>() + gaps > limit {
-                let Some(widest) = widths.iter_mut().filter(|w| **w > NARROW).max() else { break };
+                // The first column names the thing: cut last, because a name that is cut is of no use to the next command.
+                let (first, others) = widths.split_at_mut(1);
+                let widest = others.iter_mut().filter(|w| **w > NARROW).max();
+                let Some(widest) = widest.or(first.iter_mut().find(|w| **w > NARROW)) else { break };
                 *widest -= 1;
             }
         }
         Self(widths)
     }
 
-    pub fn head(&self, head: &[&str], width: Option<usize>, colour: bool) -> String {
+    pub fn head(&mut self, head: &[&str], width: Option<usize>, colour: bool) -> String {
         self.row(&head.iter().map(|h| Cell::styled(h, Style::Dim)).collect::<Vec<_>>(), width, colour)
     }
 
-    pub fn row(&self, row: &[Cell], width: Option<usize>, colour: bool) -> String {
+    /// One more row. Where nothing is shortened a wider value moves the rows that follow; in a terminal it is cut.
+    pub fn row(&mut self, row: &[Cell], width: Option<usize>, colour: bool) -> String {
         let mut out = String::new();
+        self.0.resize(self.0.len().max(row.len()), 0);
         for (i, cell) in row.iter().enumerate() {
             let last = i + 1 == row.len();
-            let have = self.0.get(i).copied().unwrap_or(0);
-            let text = if width.is_some() { cut(&cell.line(), have) } else { cell.line() };
+            let mut have = self.0[i];
+            let mut text = cell.line();
+            if width.is_some() && text.width() > NARROW.max(have) {
+                text = cut(&text, have.max(NARROW));
+            }
+            have = have.max(text.width());
+            self.0[i] = have;
             out.push_str(&cell.style.paint(&text, colour));
             if !last {
                 out.extend(std::iter::repeat_n(' ', have.saturating_sub(text.width()) + GAP));
@@ -139,7 +149,7 @@ pub fn render(head: &[&str], rows: &[Vec<Cell>], width: Option<usize>, colour: b
     if rows.is_empty() {
         return String::new();
     }
-    let widths = Widths::of(head, rows, width);
+    let mut widths = Widths::of(head, rows, width);
     let mut out = widths.head(head, width, colour);
     for row in rows {
         out.push_str(&widths.row(row, width, colour));

@@ -79,13 +79,14 @@ fn roles_and_tokens() {
         ("get,list:sessions,messages", "get,list:sessions,messages"),
         ("read-values:secrets:key", "read-values:secrets:key"),
         ("*:*", "*:*"),
+        ("get:core/*,sessions/*", "get:core/*,sessions/*"),
     ] {
         let rule = wharf_cli::command::role::parse_rule(text).unwrap();
         assert_eq!(wharf_cli::show::rule(&rule), back);
     }
     let mixed = wharf_cli::command::role::parse_rule("get:sessions,secrets").unwrap();
     assert_eq!(mixed.groups, ["core", "sessions"]);
-    for bad in ["", "get", "fly:sessions", "get:planes", ":sessions", "get:"] {
+    for bad in ["", "get", "get:core/*,secrets", "get:planes/*", "fly:sessions", "get:planes", ":sessions", "get:"] {
         assert!(wharf_cli::command::role::parse_rule(bad).is_err(), "{bad}");
     }
 }

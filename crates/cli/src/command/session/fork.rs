@@ -1,10 +1,12 @@
 //! `wharf session fork`
 
 use wharf_domain::Name;
+use wharf_domain::session::State;
 use wharf_wire::api;
 
 use super::super::common::{self, NewLabels};
-use super::create::{Limits, Part, include};
+use super::create::{Limits, Part, include, ready};
+use super::life::until;
 use crate::context::Ctx;
 use crate::output::print;
 
@@ -35,6 +37,9 @@ pub struct Fork {
     prompt: Option<String>,
     #[command(flatten)]
     labels: NewLabels,
+    /// Wait until it is up (or could not be made)
+    #[arg(short, long)]
+    wait: bool,
     /// Print the request instead of sending it
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +67,11 @@ impl Fork {
         if self.dry_run {
             return print((serde_json::to_string_pretty(&body)? + "\n").as_bytes());
         }
-        ctx.out.list(&[parent.fork(&body).await?])
+        let mut fork = parent.fork(&body).await?;
+        if self.wait {
+            fork = until(&ctx.session(&fork.id.to_string())?, |s| s.state != State::Init).await?;
+        }
+        ctx.out.list(std::slice::from_ref(&fork))?;
+        if self.wait { ready(&fork) } else { Ok(()) }
     }
 }

@@ -75,7 +75,10 @@ pub struct Delete {
 const LONG: Duration = Duration::from_secs(120);
 
 /// Waits until `done` says so of the session. Short pauses at first: most changes take milliseconds.
-async fn until(session: &SessionApi, done: impl Fn(&api::Session) -> bool) -> anyhow::Result<api::Session> {
+pub async fn until(
+    session: &SessionApi,
+    done: impl Fn(&api::Session) -> bool,
+) -> anyhow::Result<api::Session> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {

@@ -1,10 +1,13 @@
 //! `wharf session snapshot …`
 
+use std::time::Duration;
+
 use wharf_domain::Name;
 use wharf_wire::api;
 
 use super::super::common::{self, NewLabels, Paging, Sure};
 use crate::context::Ctx;
+use crate::exit::Refusal;
 
 /// Point-in-time copies of a session's files
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +24,9 @@ pub enum Command {
         name: Option<Name>,
         #[command(flatten)]
         labels: NewLabels,
+        /// Wait until it is taken (or could not be)
+        #[arg(short, long)]
+        wait: bool,
     },
     /// Show a session's snapshots
     List {
@@ -50,9 +56,19 @@ pub enum Command {
 impl Command {
     pub async fn run(self, ctx: &Ctx) -> anyhow::Result<()> {
         match self {
-            Self::Create { session, name, labels } => {
-                let body = api::CreateSnapshot { name, labels: labels.read()? };
-                ctx.out.list(&[ctx.session(&session)?.snapshots().create(&body).await?])
+            Self::Create { session, name, labels, wait } => {
+                let snapshots = ctx.session(&session)?.snapshots();
+                let mut taken = snapshots.create(&api::CreateSnapshot { name, labels: labels.read()? }).await?;
+                while wait && taken.state == api::SnapshotState::Pending {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    taken = snapshots.get(&taken.id.to_string()).await?;
+                }
+                ctx.out.list(std::slice::from_ref(&taken))?;
+                if taken.state == api::SnapshotState::Failed {
+                    let why = taken.state_reason.as_deref().unwrap_or("no reason was given");
+                    return Err(Refusal::failed(format!("snapshot {} could not be taken: {why}", taken.name)).into());
+                }
+                Ok(())
             }
             Self::List { session, paging } => {
                 let list = ctx.session(&session)?.snapshots().list();

@@ -63,10 +63,10 @@ impl<'a> Follower<'a> {
                     if event.kind == "turn.failed" { "the turn failed" } else { "the turn was cancelled" };
                 let text = |key: &str| event.data.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
                 note(match (text("reason"), text("detail")) {
+                    (Some("cancelled"), _) | (None, None) => what.to_owned(),
                     (Some(reason), Some(detail)) => format!("{what} ({reason}): {detail}"),
-                    (Some(reason), None) if reason != "cancelled" => format!("{what}: {reason}"),
-                    (_, Some(detail)) => format!("{what}: {detail}"),
-                    _ => what.to_owned(),
+                    (Some(reason), None) => format!("{what}: {reason}"),
+                    (None, Some(detail)) => format!("{what}: {detail}"),
                 });
                 End { well: false }
             }
