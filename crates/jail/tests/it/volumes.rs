@@ -17,14 +17,17 @@ const MIB: u64 = 1 << 20;
 
 /// Writes until the disk says no; answers how many MiB went in, or an error that is not the limit.
 fn fill(path: &Path) -> Result<u64, String> {
-    let mut file = fs::File::create(path).map_err(|error| error.to_string())?;
+    let full = |error: &std::io::Error| error.raw_os_error() == Some(libc::EDQUOT);
+    let mut file = match fs::File::create(path) {
+        Err(error) if full(&error) => return Ok(0),
+        answer => answer.map_err(|error| error.to_string())?,
+    };
     // Not compressible, not zero: what a session would really write.
     let block: Vec<u8> = (0..MIB as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for written in 0..4096 {
-        let answer = file.write_all(&block).and_then(|()| file.sync_data());
-        match answer {
+        match file.write_all(&block).and_then(|()| file.sync_data()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EDQUOT) => return Ok(written),
+            Err(error) if full(&error) => return Ok(written),
             Err(error) => return Err(format!("after {written} MiB: {error}")),
         }
     }
@@ -558,7 +561,7 @@ fn on_a_btrfs_with_simple_quotas_the_pool_needs_no_file() {
     let settings = PoolSettings { data_dir: data_dir.clone(), ..outer.settings.clone() };
     let pool = Pool::open(&settings).unwrap();
     assert_eq!((pool.driver(), data_dir.join("pool.btrfs").exists()), (Driver::Btrfs, false));
-    let archive = outer.file(&crate::lab::root_tar(b"nested\n"));
+    let archive = outer.file(&lab::root_tar(b"nested\n"));
     let image = pool.import_image(&"plain".parse().unwrap(), archive).unwrap().image;
     let (volume, snapshot, fork) = (VolumeId::new(), SnapshotId::new(), VolumeId::new());
     pool.prepare(&spec(volume, &image, 16)).unwrap();
