@@ -84,7 +84,10 @@ impl utoipa::PartialSchema for AnyBlock {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
         ObjectBuilder::new()
-            .property("type", ObjectBuilder::new().schema_type(Type::String))
+            .property(
+                "type",
+                ObjectBuilder::new().schema_type(Type::String).description(Some("What kind of block it is.")),
+            )
             .required("type")
             .additional_properties(Some(AdditionalProperties::FreeForm(true)))
             .description(Some("One part of a message as it is kept: an object with a `type`; blocks of `Block`'s types look like those."))
