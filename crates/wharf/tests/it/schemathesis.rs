@@ -21,7 +21,7 @@ async fn schemathesis_finds_no_failure() {
         .await;
     // A service account of its own: the run may end logins and change users.
     wharf.post("/v1/service-accounts", json!({ "name": "fuzz" })).await;
-    let binding = json!({ "name": "fuzz", "role": "admin", "principal": { "kind": "service-account", "name": "fuzz" } });
+    let binding = json!({ "name": "fuzz", "role": "admin", "principal": "service-account/fuzz" });
     wharf.post("/v1/role-bindings", binding).await;
     let token = wharf.post("/v1/service-accounts/fuzz/tokens", json!({ "name": "fuzz" })).await;
     let bearer = token["token"].as_str().unwrap();
