@@ -56,8 +56,12 @@ impl Host {
 
     /// As the kernel kills: no word, no farewell. Its volume stays.
     pub fn kill(mut self) -> TempDir {
+        let below = below(self.child.id());
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        // In a jail the namespace ends with its first process; here the test sees to it.
+        let pids = below.iter().map(ToString::to_string);
+        let _ = Command::new("kill").arg("-9").args(pids).stderr(Stdio::null()).status();
         self.dir.take().unwrap()
     }
 
@@ -86,7 +90,20 @@ impl Host {
 }
 
 impl Drop for Host {
+    /// Asked to end, it ends everything it started; the host of a namespace is a child of what made the namespace.
     fn drop(&mut self) {
+        let own = self.child.id();
+        let below = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let is_namespace =
+            std::fs::read_to_string(format!("/proc/{own}/comm")).is_ok_and(|c| c.trim() == "unshare");
+        let whom = if is_namespace { below.trim().to_owned() } else { own.to_string() };
+        let _ = Command::new("kill").arg(whom).stderr(Stdio::null()).status();
+        for _ in 0..500 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -101,6 +118,13 @@ pub fn identity(session: SessionId, env: Env) -> Identity {
         instructions: Some("be brief".into()),
         limits: wharf_wire::host::SessionLimits::default(),
     }
+}
+
+fn below(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<u32> = children.split_whitespace().map(|p| p.parse().unwrap()).collect();
+    let deeper: Vec<u32> = children.iter().flat_map(|p| below(*p)).collect();
+    [children, deeper].concat()
 }
 
 /// The process is there and no zombie.
