@@ -51,8 +51,9 @@ pub async fn drain(request: &mut Incomes) {
     }
 }
 
-/// What a refused sender may still send; more, and the connection is closed.
-const DRAIN_BYTES: usize = 256 * 1024 * 1024;
+/// What a refused sender may still send; more, and the connection is closed. Wide enough for the rest of any file or
+/// tree that did not fit: it is read at the speed of memory and kept nowhere.
+const DRAIN_BYTES: usize = 32 * 1024 * 1024 * 1024;
 /// How long a refused sender may pause.
 const DRAIN_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
