@@ -44,6 +44,7 @@ pub fn volume_to_wire(spec: &port::VolumeSpec) -> wire::VolumeSpec {
         source: match spec.source {
             port::Source::Empty => wire::Source::Empty,
             port::Source::Snapshot(id) => wire::Source::Snapshot(id),
+            port::Source::Existing => wire::Source::Existing,
         },
     }
 }
@@ -56,6 +57,7 @@ pub fn volume_from_wire(spec: wire::VolumeSpec) -> port::VolumeSpec {
         source: match spec.source {
             wire::Source::Empty => port::Source::Empty,
             wire::Source::Snapshot(id) => port::Source::Snapshot(id),
+            wire::Source::Existing => port::Source::Existing,
         },
     }
 }

@@ -24,12 +24,10 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use wharf_domain::image::ImageRef;
 use wharf_domain::{SnapshotId, VolumeId};
@@ -50,8 +48,6 @@ const DISK_RESERVE: u64 = 1024 * MIB;
 const SMALLEST_ROOM: u64 = 4 * MIB;
 /// What mounting the overlay of a full volume, or describing it, may take.
 const ROOM: u64 = 4 * MIB;
-/// How long a starting jailer waits for the one before it to be gone.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a jail mounts its root from; both trees are detached and id-mapped.
 #[derive(Debug)]
@@ -97,7 +93,7 @@ impl Pool {
     /// Moves the calling thread to a mount namespace of its own, in which alone the pool is mounted.
     pub fn open(settings: &PoolSettings) -> Result<Self, Step> {
         home::make_data_dir(settings)?;
-        let lock = lock(settings)?;
+        let lock = home::lock(settings)?;
         let home = home::open(settings)?;
         let volumes = directory_in(&home.root, "volumes")?;
         let snapshots = directory_in(&home.root, "snapshots")?;
@@ -153,6 +149,7 @@ impl Pool {
                 }
                 (dir, meta)
             }
+            Source::Existing => return Err(Step::missing(format!("volume {name}"))),
             Source::Snapshot(snapshot) => {
                 let (source, inherited_bytes) = self.fork_source(spec, snapshot, limit)?;
                 self.trees.copy(&source, &self.volumes, &half_made)?;
@@ -170,7 +167,7 @@ impl Pool {
     /// An existing volume answers for the same specification only; its limit follows the specification.
     fn reuse(&self, spec: &VolumeSpec, dir: &OwnedFd, found: &Meta) -> Result<(), Step> {
         let asked = match spec.source {
-            Source::Empty => None,
+            Source::Empty | Source::Existing => None,
             Source::Snapshot(snapshot) => Some(snapshot),
         };
         if found.image != spec.image || (asked.is_some() && found.from != asked) {
@@ -470,31 +467,5 @@ fn directory_in(parent: impl AsFd, name: &str) -> Result<OwnedFd, Step> {
     match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => open_in(parent, name),
         Err(error) => Err(Step::failed(format!("make {name}"), error)),
-    }
-}
-
-/// Two jailers on one pool would each believe to own the volumes; the second waits briefly for the first to end.
-fn lock(settings: &PoolSettings) -> Result<File, Step> {
-    let path = settings.data_dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .at_with(|| format!("open {}", path.display()))?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Step::failed(
-                    "lock the pool",
-                    format!("another process has {} open", path.display()),
-                ));
-            }
-            Err(error) => return Err(Step::failed("lock the pool", error)),
-        }
     }
 }

@@ -36,6 +36,9 @@ pub enum Source {
     /// Nothing beyond the image.
     Empty,
     Snapshot(SnapshotId),
+    /// The volume was made before and must be there ([`Fault::Missing`]): a new empty one would hide that files were
+    /// lost.
+    Existing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +57,7 @@ pub struct JailSpec {
     pub session: SessionId,
     /// Grows with every start of the session; the runtime refuses one older than it has seen (fencing).
     pub incarnation: u64,
-    /// Made by `launch` when it does not exist yet (then `source` must be `Empty`), so that a create is one call.
+    /// Made by `launch` when it does not exist yet (then `source` must be `Empty`; of one that was made before it is `Existing`), so that a create is one call.
     pub volume: VolumeSpec,
     pub resources: Resources,
     pub hostname: Name,

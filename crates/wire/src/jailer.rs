@@ -123,6 +123,8 @@ pub struct Capabilities {
 pub enum Source {
     Empty,
     Snapshot(SnapshotId),
+    /// The volume must be there.
+    Existing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

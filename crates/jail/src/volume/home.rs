@@ -11,8 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::{Driver, DriverChoice, PoolSettings, ioctl, loopback};
@@ -22,6 +24,8 @@ const BTRFS_MAGIC: i64 = 0x9123_683E;
 /// btrfs refuses to be smaller than about 110 MiB; this leaves it room to breathe.
 const SMALLEST_MIB: u64 = 256;
 const MIB: u64 = 1 << 20;
+/// How long a starting jailer waits for the one before it to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Says that a pool's directories are of the directory driver, so that a later btrfs does not hide them.
 const MARK: &str = ".directory";
 
@@ -45,6 +49,32 @@ pub(super) fn make_data_dir(settings: &PoolSettings) -> Result<(), Step> {
         .at_with(|| format!("chmod {}", data.display()))?;
     let pool = data.join("pool");
     fs::create_dir_all(&pool).at_with(|| format!("create {}", pool.display()))
+}
+
+/// Two jailers on one pool would each believe to own the volumes; the second waits briefly for the first to end.
+pub(super) fn lock(settings: &PoolSettings) -> Result<File, Step> {
+    let path = settings.data_dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .at_with(|| format!("open {}", path.display()))?;
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Step::failed(
+                    "lock the pool",
+                    format!("another process has {} open", path.display()),
+                ));
+            }
+            Err(error) => return Err(Step::failed("lock the pool", error)),
+        }
+    }
 }
 
 pub(super) fn open(settings: &PoolSettings) -> Result<Home, Step> {

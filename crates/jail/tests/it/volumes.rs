@@ -576,3 +576,17 @@ fn on_a_btrfs_with_simple_quotas_the_pool_needs_no_file() {
     pool.delete_volume(fork).unwrap();
     pool.delete_snapshot(snapshot).unwrap();
 }
+
+#[test]
+fn a_volume_that_must_exist_is_never_made_empty() {
+    let lab = lab!(btrfs);
+    let image = lab.image();
+    let volume = lab.volume(64);
+    fs::write(lab.upper(volume, "kept"), "x").unwrap();
+    let existing = |volume| VolumeSpec { source: Source::Existing, ..spec(volume, &image, 64) };
+    assert_eq!(lab.pool().prepare(&existing(volume)).unwrap(), Prepared::Existed);
+    lab.pool().delete_volume(volume).unwrap();
+    assert_eq!(lab.pool().prepare(&existing(volume)).unwrap_err().kind, Kind::Missing);
+    assert!(lab.pool().volumes().unwrap().is_empty());
+    assert_eq!(fs::read_dir(lab.inside("volumes")).unwrap().count(), 0);
+}
