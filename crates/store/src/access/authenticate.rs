@@ -18,6 +18,20 @@ use crate::error::OrDomain as _;
 use crate::spaces::{from_json, time, time_opt};
 use crate::store::Store;
 
+/// What `principal_grants()` answers, written out: a function's body is planned anew with every call, and this is on
+/// every request's path.
+macro_rules! grants_of {
+    ($id:literal) => {
+        concat!(
+            "(select coalesce(jsonb_agg(jsonb_build_object('binding', b.name, 'role', r.name, 'space', b.space_id,
+                'rules', r.rules) order by b.id), '[]')
+              from role_bindings b join roles r on r.id = b.role_id where b.principal_id = ",
+            $id,
+            ")"
+        )
+    };
+}
+
 impl Store {
     /// `unauthenticated` for what is no credential (any more), `token_expired` for one that was.
     pub async fn authenticate(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
@@ -43,13 +57,17 @@ impl Store {
     }
 
     async fn by_claims(&self, claims: Claims, meta: RequestMeta) -> Result<Caller, Error> {
-        let row = sqlx::query(
-            "select p.id, p.kind, p.name, p.disabled, principal_grants(p.id) as grants,
-                    exists (select from login_families f where f.id = $2 and f.revoked_at is null) as family_live,
-                    i.id as by_id, i.kind as by_kind, i.name as by_name, i.disabled as by_disabled,
-                    case when i.id is not null then principal_grants(i.id) end as by_grants
-             from principals p left join principals i on i.id = $3 where p.id = $1",
-        )
+        let row = sqlx::query(concat!(
+            "select p.id, p.kind, p.name, p.disabled, ",
+            grants_of!("p.id"),
+            " as grants,
+                exists (select from login_families f where f.id = $2 and f.revoked_at is null) as family_live,
+                i.id as by_id, i.kind as by_kind, i.name as by_name, i.disabled as by_disabled,
+                case when i.id is not null then ",
+            grants_of!("i.id"),
+            " end as by_grants
+             from principals p left join principals i on i.id = $3 where p.id = $1"
+        ))
         .bind(claims.sub)
         .bind(claims.fam)
         .bind(claims.act)
@@ -78,11 +96,12 @@ impl Store {
     }
 
     async fn by_api_token(&self, text: &str, meta: RequestMeta) -> Result<Caller, Error> {
-        let row = sqlx::query(
-            "select t.id as token, t.rules, t.expires_at, t.last_used_at,
-                    p.id, p.kind, p.name, p.disabled, principal_grants(p.id) as grants
-             from api_tokens t join principals p on p.id = t.principal_id where t.hash = $1",
-        )
+        let row = sqlx::query(concat!(
+            "select t.id as token, t.rules, t.expires_at, t.last_used_at, p.id, p.kind, p.name, p.disabled, ",
+            grants_of!("p.id"),
+            " as grants
+             from api_tokens t join principals p on p.id = t.principal_id where t.hash = $1"
+        ))
         .bind(tokens::hash(text).as_slice())
         .fetch_optional(self.pool())
         .await
@@ -120,7 +139,7 @@ fn identity(row: &PgRow, id: &str, kind: &str, name: &str, disabled: &str) -> Re
     })
 }
 
-/// What `principal_grants()` answers.
+/// Reads what the statements above answer.
 pub(crate) fn grants(value: serde_json::Value) -> Result<Vec<Grant>, Error> {
     #[derive(serde::Deserialize)]
     struct Row {

@@ -17,6 +17,15 @@ pub struct Bootstrapped {
 impl System {
     /// `None` when there are principals already. Concurrent starters take turns; one makes it.
     pub async fn bootstrap(&self) -> Result<Option<Bootstrapped>, Error> {
+        self.bootstrap_shown(|_| Ok(())).await
+    }
+
+    /// The same, with `show` called before the commit: a crash between the two leaves a password that opens nothing
+    /// and makes another at the next start. The other order would leave an admin whose password nobody has seen.
+    pub async fn bootstrap_shown(
+        &self,
+        show: impl FnOnce(&Bootstrapped) -> Result<(), Error> + Send,
+    ) -> Result<Option<Bootstrapped>, Error> {
         const NAME: &str = "admin";
         let mut scope = self.global().await?;
         let now = scope.now();
@@ -50,7 +59,9 @@ impl System {
         .await
         .or_domain()?;
         scope.audit(Verb::Create, Resource::Users, Some(id.uuid()), Some(NAME), json!({"first": true}));
+        let first = Bootstrapped { username: NAME, password };
+        show(&first)?;
         scope.commit().await?;
-        Ok(Some(Bootstrapped { username: NAME, password }))
+        Ok(Some(first))
     }
 }

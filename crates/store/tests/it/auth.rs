@@ -210,3 +210,20 @@ async fn tokens_nobody_gave_out_are_noted_and_a_flood_of_them_is_braked() {
     .unwrap();
     assert_eq!(left_out, 100, "the log says how many are missing");
 }
+
+#[tokio::test]
+async fn a_first_password_that_could_not_be_shown_makes_no_admin() {
+    let db = wharf_testkit::TestDb::new().await;
+    let setup = db.store().await.system(Actor::Setup);
+    let mut lost = None;
+    let shown = setup
+        .bootstrap_shown(|first| {
+            lost = Some(first.password.clone());
+            Err(wharf_domain::Error::unavailable("the terminal", "it went away"))
+        })
+        .await;
+    assert_eq!(code(shown), Code::Unavailable);
+    let store = db.store().await;
+    assert_eq!(code(store.login("admin", &lost.unwrap(), meta()).await), Code::Unauthenticated);
+    assert!(store.system(Actor::Setup).bootstrap().await.unwrap().is_some(), "the next start makes another");
+}
