@@ -2,7 +2,7 @@
 //!
 //! Every attempt is one line, `name=errno` or `name=done`. Nothing here is clever: it asks the kernel, as an attacker
 //! who is root of the jail would, and says what the kernel said.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::ffi::CStr;
 use std::os::fd::AsRawFd;

@@ -16,7 +16,7 @@ mod requests;
 mod warm;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -354,6 +354,8 @@ impl Jailer {
         if let Some(conn) = self.conns.remove(&id) {
             self.sources.remove(&id);
             let _ = epoll::delete(&self.epoll, &conn.socket);
+            // A helper at work holds a copy of the descriptor; the caller is to see the end now.
+            let _ = rustix::net::shutdown(&conn.socket, rustix::net::Shutdown::Both);
         }
     }
 
@@ -389,5 +391,5 @@ fn listen(path: &std::path::Path, uid: u32, gid: u32) -> Result<OwnedFd, Step> {
     bound.at_with(step)?;
     std::os::unix::fs::chown(path, Some(uid), Some(gid)).at_with(step)?;
     rustix::net::listen(&socket, 128).at_with(step)?;
-    Ok(socket.as_fd().try_clone_to_owned().at_with(step)?)
+    Ok(socket)
 }

@@ -177,12 +177,10 @@ fn send(to: &OwnedFd, word: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Step> {
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    rustix::net::sendmsg(to, &[IoSlice::new(word)], &mut control, SendFlags::NOSIGNAL).map(drop).or_else(
-        |e| match said(to) {
-            Some(failure) => Err(failure),
-            None => Err(Step::failed("tell the child", e)),
-        },
-    )
+    rustix::net::sendmsg(to, &[IoSlice::new(word)], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        // Better than that nobody listens is why not.
+        .map_err(|e| said(to).unwrap_or_else(|| Step::failed("tell the child", e)))
 }
 
 /// The failure the child reported, if it is there to be read.

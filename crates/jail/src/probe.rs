@@ -96,7 +96,7 @@ fn filesystem(name: &'static str) -> Probe {
 
 fn on_btrfs(data_dir: &Path) -> bool {
     let Some(existing) = data_dir.ancestors().find(|p| p.exists()) else { return false };
-    rustix::fs::statfs(existing).is_ok_and(|fs| fs.f_type as i64 == BTRFS)
+    rustix::fs::statfs(existing).is_ok_and(|fs| fs.f_type == BTRFS)
 }
 
 /// btrfs makes snapshots cheap and disk limits bite; sessions start without it where the limit is waived.

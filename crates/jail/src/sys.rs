@@ -187,8 +187,8 @@ pub fn out_of_the_way(fd: BorrowedFd<'_>) -> io::Result<RawFd> {
 }
 
 pub fn dup_to(from: RawFd, to: RawFd, close_on_exec: bool) -> io::Result<()> {
-    // SAFETY: integers; the caller arranges its own descriptor table before exec.
     let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: integers; the caller arranges its own descriptor table before exec.
     check(i64::from(unsafe { libc::dup3(from, to, flags) })).map(drop)
 }
 

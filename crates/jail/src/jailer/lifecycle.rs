@@ -1,7 +1,9 @@
 //! A jail from its first directory to the last one removed.
 
 use std::cell::Cell;
+use std::fs::Permissions;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -12,6 +14,7 @@ use wharf_wire::jailer::{Fault, Reply, Request};
 
 use super::helper::Answer;
 use super::record::{self, Phase, Record};
+use super::warm::Claim;
 use super::{ConnId, End, Jail, Jailer, Source, Task, Waiting, listen};
 use crate::convert::{fault_to_wire, jail_to_wire};
 use crate::launch::{IDS, Order, Trees};
@@ -64,10 +67,20 @@ impl Jailer {
         }
         self.lasting(&spec.volume.image)?;
         let begun = Instant::now();
-        let claimed = if spec.volume.source == VolumeSource::Empty { self.claim(&spec)? } else { None };
-        let id = match claimed {
-            Some(id) => id,
-            None => {
+        let claim = match spec.volume.source {
+            VolumeSource::Empty => self.claim(&spec),
+            _ => Claim::NoneFits,
+        };
+        let id = match claim {
+            Claim::Taken(id) => id,
+            Claim::Spoiled(id) => {
+                let again = Request::Launch { spec: jail_to_wire(&spec) };
+                if let Some(jail) = self.jails.get_mut(&id) {
+                    jail.waiting.push(Waiting::Again(conn, Box::new(again)));
+                }
+                return Ok(None);
+            }
+            Claim::NoneFits => {
                 self.pool.prepare(&spec.volume)?;
                 let prepared = begun.elapsed();
                 let id = self.cold(&spec)?;
@@ -117,7 +130,10 @@ impl Jailer {
         let run_dir = self.settings.run_dir.clone();
         let result = (|| {
             let directory = record::directory(&run_dir, id);
-            std::fs::create_dir(&directory).at("make the jail's directory")?;
+            // The control plane walks through it to the socket; nobody needs to read it.
+            std::fs::DirBuilder::new().mode(0o700).create(&directory).at("make the jail's directory")?;
+            std::fs::set_permissions(&directory, Permissions::from_mode(0o711))
+                .at("chmod the jail's directory")?;
             record.save(&run_dir)?;
             let socket = record::socket(&run_dir, id);
             let listener = listen(&socket, self.settings.control_uid, self.settings.control_gid)?;

@@ -2,6 +2,8 @@
 //!
 //! Not synced: the files matter only while the machine that runs the jails is up.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -80,7 +82,11 @@ pub(super) fn socket(run_dir: &Path, jail: JailId) -> PathBuf {
 /// Writes a file that is either the old or the new one, whenever the process dies.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Step> {
     let fresh = path.with_extension("new");
-    std::fs::write(&fresh, bytes)
-        .and_then(|()| std::fs::rename(&fresh, path))
-        .at_with(|| format!("write {}", path.display()))
+    let write = || {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        std::fs::rename(&fresh, path)
+    };
+    write().at_with(|| format!("write {}", path.display()))
 }

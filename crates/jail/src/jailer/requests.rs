@@ -123,6 +123,12 @@ impl Jailer {
 
     /// Warm jails and their volumes are the jailer's own affair and not in it.
     fn inventory(&self) -> Result<Inventory, Step> {
+        let mut images = self.pool.images()?;
+        for jail in self.jails.values().filter(|j| j.record.session.is_none()) {
+            for image in images.iter_mut().filter(|i| i.image == jail.record.image) {
+                image.used_by = image.used_by.saturating_sub(1);
+            }
+        }
         let warm = |v: &VolumeId| {
             self.by_volume
                 .get(v)
@@ -138,7 +144,7 @@ impl Jailer {
                 .collect(),
             volumes: self.pool.volumes()?.into_iter().filter(|v| !warm(v)).collect(),
             snapshots: self.pool.snapshots()?,
-            images: self.pool.images()?.into_iter().map(image_to_wire).collect(),
+            images: images.into_iter().map(image_to_wire).collect(),
         })
     }
 
@@ -161,29 +167,39 @@ impl Jailer {
         Ok(())
     }
 
+    /// All of them or none.
     fn set_limits(
         &mut self,
         session: SessionId,
         volume: VolumeId,
         resources: Resources,
     ) -> Result<Reply, Step> {
-        self.pool.set_quota(volume, resources.disk_mib)?;
-        if let Some(jail) = self.by_session.get(&session).and_then(|id| self.jails.get_mut(id)) {
-            if let Err(error) = jail.group.limit(&resources) {
-                // Some of it may be in force: the old limits come back as a whole, the caller hears the reason.
-                let _ = jail.group.limit(&jail.record.resources);
-                return Err(Step::refused(error.step, error.cause));
-            }
-            jail.record.resources = resources;
-            jail.record.save(&self.settings.run_dir)?;
+        let up =
+            self.by_session.get(&session).and_then(|id| self.jails.get_mut(id)).filter(|j| j.end == End::Up);
+        let Some(jail) = up else {
+            self.pool.set_quota(volume, resources.disk_mib)?;
+            return Ok(Reply::Done {});
+        };
+        let changed = jail
+            .group
+            .limit(&resources)
+            .map_err(|error| Step::refused(error.step, error.cause))
+            .and_then(|()| self.pool.set_quota(volume, resources.disk_mib));
+        if let Err(error) = changed {
+            // Some of it may be in force: the old limits come back as a whole, the caller hears the reason.
+            let _ = jail.group.limit(&jail.record.resources);
+            return Err(error);
         }
+        jail.record.resources = resources;
+        jail.record.save(&self.settings.run_dir)?;
         Ok(Reply::Done {})
     }
 
     fn stats(&self, session: SessionId, volume: VolumeId) -> Result<Reply, Step> {
         let (disk_bytes, disk_limit_bytes) = self.pool.usage(volume)?;
         let disk = Stats { disk_bytes, disk_limit_bytes, ..Stats::default() };
-        let Some(jail) = self.by_session.get(&session).and_then(|id| self.jails.get(id)) else {
+        let up = self.by_session.get(&session).and_then(|id| self.jails.get(id)).filter(|j| j.end == End::Up);
+        let Some(jail) = up else {
             return Ok(Reply::Stats(disk));
         };
         let figures = jail.group.figures();

@@ -32,10 +32,9 @@ pub(super) struct Warm {
     wanted: BTreeMap<Name, u32>,
     /// Last time a session's launch was served.
     last_use: Instant,
-    last_start: Instant,
     not_before: Instant,
-    /// Whether the pool may be off its numbers.
-    unsettled: bool,
+    /// Whether the pool may be off its numbers, and since when.
+    unsettled: Option<Instant>,
 }
 
 impl Warm {
@@ -48,13 +47,25 @@ impl Warm {
             Err(e) => return Err(Step::failed("read the warm pool's numbers", e)),
         };
         let now = Instant::now();
-        Ok(Self { file, wanted, last_use: now, last_start: now, not_before: now, unsettled: true })
+        Ok(Self { file, wanted, last_use: now, not_before: now, unsettled: Some(now) })
     }
 
     pub fn used(&mut self) {
         self.last_use = Instant::now();
-        self.unsettled = true;
+        self.unsettle();
     }
+
+    fn unsettle(&mut self) {
+        self.unsettled.get_or_insert_with(Instant::now);
+    }
+}
+
+/// What came of asking for a warm jail.
+pub(super) enum Claim {
+    Taken(JailId),
+    NoneFits,
+    /// The volume was the session's already when it failed: the jail has to be gone before another one starts on it.
+    Spoiled(JailId),
 }
 
 impl Jailer {
@@ -75,12 +86,12 @@ impl Jailer {
         }
         let text = serde_json::to_vec(&self.warm.wanted).at("write the warm pool's numbers")?;
         replace(&self.warm.file, &text)?;
-        self.warm.unsettled = true;
+        self.warm.unsettle();
         Ok(())
     }
 
     pub(super) fn image_changed(&mut self) {
-        self.warm.unsettled = true;
+        self.warm.unsettle();
     }
 
     fn ready(&self) -> impl Iterator<Item = &Jail> {
@@ -89,23 +100,21 @@ impl Jailer {
 
     /// Brings the pool one step nearer to its numbers when the time is right; answers when to ask again.
     pub(super) fn refill(&mut self, now: Instant) -> Option<Duration> {
-        if !self.warm.unsettled {
-            return None;
-        }
+        let short_since = self.warm.unsettled?;
         let quiet_at = self.warm.last_use + QUIET;
-        let overdue_at = self.warm.last_start + AT_LEAST_EVERY;
+        let overdue_at = short_since + AT_LEAST_EVERY;
         let at = quiet_at.min(overdue_at).max(self.warm.not_before);
         if now < at {
             return Some(at - now);
         }
         match self.refill_one() {
             Ok(true) => {
-                self.warm.last_start = Instant::now();
+                self.warm.unsettled = Some(Instant::now());
                 // Whoever asked meanwhile comes first.
                 Some(Duration::ZERO)
             }
             Ok(false) => {
-                self.warm.unsettled = false;
+                self.warm.unsettled = None;
                 None
             }
             Err(error) => {
@@ -177,21 +186,22 @@ impl Jailer {
     }
 
     /// Hands a warm jail to a session, if one fits. A failure on the way costs the jail, not the launch.
-    pub(super) fn claim(&mut self, spec: &JailSpec) -> Result<Option<JailId>, Step> {
+    pub(super) fn claim(&mut self, spec: &JailSpec) -> Claim {
         if !spec.allow_root {
-            return Ok(None);
+            return Claim::NoneFits;
         }
         let oldest =
             self.ready().filter(|j| j.record.image == spec.volume.image).map(|j| j.record.jail).min();
-        let Some(id) = oldest else { return Ok(None) };
+        let Some(id) = oldest else { return Claim::NoneFits };
         match self.hand_over(id, spec) {
-            Ok(()) => Ok(Some(id)),
+            Ok(()) => Claim::Taken(id),
             // The session has its volume from before: it starts cold on that one, and this jail stays ready.
-            Err(error) if error.kind == Kind::InUse => Ok(None),
+            Err(error) if error.kind == Kind::InUse => Claim::NoneFits,
             Err(error) => {
                 tracing::warn!(jail = %id, %error, "could not hand over a warm jail");
                 self.kill(id);
-                Ok(None)
+                let taken = self.jails.get(&id).is_some_and(|j| j.record.session.is_some());
+                if taken { Claim::Spoiled(id) } else { Claim::NoneFits }
             }
         }
     }
@@ -248,7 +258,7 @@ impl Jailer {
         for jail in &of {
             self.kill(*jail);
         }
-        self.warm.unsettled = true;
+        self.warm.unsettle();
         of.first().and_then(|jail| self.jails.get_mut(jail))
     }
 }

@@ -75,10 +75,20 @@ fn replace<Fd: AsFd>(etc: Fd, name: &str, text: &str) -> Result<(), Step> {
     let step = || format!("write /etc/{name} of the jail");
     match rustix::fs::unlinkat(&etc, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
+        // Somebody's directory is kept, but it does not keep the session from starting.
+        Err(Errno::ISDIR) => {
+            let aside = format!("{name}.was-{}", since_epoch());
+            rustix::fs::renameat(&etc, name, &etc, aside).at_with(step)?;
+        }
         Err(e) => return Err(Step::failed(step(), e)),
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&etc, name, flags, Mode::from_raw_mode(0o644)).at_with(step)?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o644)).at_with(step)?;
     std::fs::File::from(fd).write_all(text.as_bytes()).at_with(step)
+}
+
+/// For names that do not repeat.
+fn since_epoch() -> u128 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis())
 }

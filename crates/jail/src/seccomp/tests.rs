@@ -66,7 +66,7 @@ fn arguments_decide_where_a_call_can_be_used_two_ways() {
         (libc::SYS_clone, libc::CLONE_VM as u64, ALLOW),
         (
             libc::SYS_clone,
-            (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET) as u32 as u64,
+            u64::from((libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET) as u32),
             ALLOW,
         ),
         (libc::SYS_clone, libc::CLONE_NEWNS as u64, REFUSE),

@@ -81,7 +81,9 @@ async fn what_a_crash_left_half_made_is_removed() {
     // And one of which only a group is left, one of which only a directory, and one nobody can read.
     let groups = machine.cgroups();
     let id = wharf_domain::JailId::new().to_string();
-    groups.iter().for_each(|group| std::fs::create_dir(group.join(&id)).unwrap());
+    for group in &groups {
+        std::fs::create_dir(group.join(&id)).unwrap();
+    }
     let other = wharf_domain::JailId::new().to_string();
     std::fs::create_dir(machine.dir.join("run/jails").join(&other)).unwrap();
     std::fs::write(machine.dir.join("run/jails").join(&other).join("state.json"), "{").unwrap();

@@ -215,6 +215,11 @@ async fn a_volume_rearranged_by_its_root_does_not_lead_the_next_start_astray() {
     let running = machine.launch(&spec).await;
     assert_eq!(ok(&running, 0, "cat /root/victim; cat /etc/hostname"), "untouched\nlab");
 
+    ok(&running, 0, "rm /etc/hosts && mkdir -p /etc/hosts/deep");
+    machine.stop(&spec).await;
+    spec.incarnation += 1;
+    let running = machine.launch(&spec).await;
+    assert_eq!(ok(&running, 0, "grep -c lab /etc/hosts; ls -d /etc/hosts.was-*/deep | wc -l"), "1\n1");
     machine.stop(&spec).await;
 
     // Places the launcher mounts on: a link there is refused by name.

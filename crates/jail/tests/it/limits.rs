@@ -104,7 +104,7 @@ async fn endless_small_files_end_at_the_limit_too() {
     (spec.volume.disk_mib, spec.resources.disk_mib) = (16, 16);
     let running = machine.launch(&spec).await;
     let (_, neighbour) = machine.session().await;
-    let fill = r#"mkdir /n; i=0; while [ $i -lt 60000 ]; do j=0; while [ $j -lt 500 ]; do echo > /n/$i.$j || exit 7; j=$((j+1)); done; i=$((i+500)); done 2>/dev/null"#;
+    let fill = r"mkdir /n; i=0; while [ $i -lt 60000 ]; do j=0; while [ $j -lt 500 ]; do echo > /n/$i.$j || exit 7; j=$((j+1)); done; i=$((i+500)); done 2>/dev/null";
     assert_eq!(run(&running, 0, fill).0, 7, "the file system of all is not to be filled by one");
     ok(&neighbour, 0, "echo x > /file; sync");
 }

@@ -142,3 +142,44 @@ async fn a_burst_larger_than_the_pool_is_served_whole() {
     }
     machine.wait_for_warm(3);
 }
+
+#[tokio::test]
+async fn a_warm_jail_that_cannot_be_handed_over_is_replaced_by_a_cold_start() {
+    let machine = machine!();
+    warm(&machine, 1).await;
+    // Nobody can do this from outside; it stands for whatever may fail half-way.
+    let record = machine.records().into_iter().find(|r| r.contains(r#""phase":"warm""#)).unwrap();
+    let number = |key: &str| {
+        record
+            .split(&format!("\"{key}\":"))
+            .nth(1)
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+    };
+    let (pid, id) = (number("pid"), machine.first_id + number("slot") * 65536);
+    let spoiler = std::thread::spawn(move || {
+        let root = std::fs::File::open(format!("/proc/{pid}/root")).unwrap();
+        let id = (rustix::thread::Uid::from_raw(id), rustix::thread::Gid::from_raw(id));
+        rustix::thread::set_thread_res_gid(id.1, id.1, id.1).unwrap();
+        rustix::thread::set_thread_res_uid(id.0, id.0, id.0).unwrap();
+        rustix::fs::chmodat(
+            &root,
+            "etc",
+            rustix::fs::Mode::from_raw_mode(0o555),
+            rustix::fs::AtFlags::empty(),
+        )
+        .unwrap();
+    });
+    spoiler.join().unwrap();
+    let spec = machine.spec();
+    let running = machine.launch(&spec).await;
+    assert!(machine.log().contains("could not hand over a warm jail"), "{}", machine.log());
+    assert!(!running.warm);
+    assert_eq!(ok(&running, 0, "hostname; cat /etc/hostname"), "lab\nlab");
+    assert_eq!(machine.runtime.inventory().await.unwrap().volumes, [spec.volume.volume]);
+    machine.stop(&spec).await;
+}
