@@ -1,7 +1,7 @@
 //! Looking around: what is up that should not be, what is not that should, what nobody knows, what may be forgotten.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,8 +28,7 @@ impl Inner {
             tracing::info!(adopted, "took over sessions of an earlier start");
         }
         let inventory = self.runtime.inventory().await.map_err(away)?;
-        self.work.sync_images(self.runtime.name(), &inventory.images).await?;
-        self.keep_warm().await;
+        self.images(&inventory).await?;
         let running = by_session(&inventory);
         for alive in self.work.alive().await? {
             let seen = running.get(&alive.id).map(|r| (*r).clone());
@@ -65,7 +64,7 @@ impl Inner {
 
     async fn look_around(self: &Arc<Self>) -> Result<(), Error> {
         let inventory = self.runtime.inventory().await.map_err(away)?;
-        self.work.sync_images(self.runtime.name(), &inventory.images).await?;
+        self.images(&inventory).await?;
         let running = by_session(&inventory);
         let alive = self.work.alive().await?;
         let known: HashSet<SessionId> = alive.iter().map(|a| a.id).collect();
@@ -133,12 +132,27 @@ impl Inner {
         Ok(())
     }
 
-    async fn keep_warm(&self) {
-        for (image, count) in &self.settings.warm {
-            if let Err(fault) = self.runtime.keep_warm(image, *count).await {
-                tracing::warn!(%image, count, %fault, "no computers stand ready; sessions start cold");
+    /// Images as the runtime has them now, and computers that stand ready of those that are new.
+    async fn images(&self, inventory: &Inventory) -> Result<(), Error> {
+        let mut images: Vec<_> = inventory.images.iter().map(|i| i.image.clone()).collect();
+        images.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
+        if self.known_images.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&images) {
+            return Ok(());
+        }
+        self.work.sync_images(self.runtime.name(), &inventory.images).await?;
+        let mut all_warm = true;
+        for (name, count) in &self.settings.warm {
+            if !images.iter().any(|i| i.name == *name) {
+                // It is made ready when it comes.
+                continue;
+            }
+            if let Err(fault) = self.runtime.keep_warm(name, *count).await {
+                all_warm = false;
+                tracing::warn!(image = %name, count, %fault, "no computers stand ready; sessions start cold");
             }
         }
+        *self.known_images.lock().unwrap_or_else(PoisonError::into_inner) = all_warm.then_some(images);
+        Ok(())
     }
 }
 

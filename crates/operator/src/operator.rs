@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wharf_chassis::Stop;
+use wharf_domain::image::ImageRef;
 use wharf_domain::{Error, Name, OperatorId, SessionId, Time};
 use wharf_ports::runtime::SandboxRuntime;
 use wharf_ports::{Topic, Wake};
@@ -42,7 +43,7 @@ impl Settings {
             machine: machine.into(),
             warm: Vec::new(),
             parallel: 64,
-            look_around: Duration::from_secs(15),
+            look_around: Duration::from_secs(10),
             keep_deleted: Duration::from_hours(24 * 7),
         }
     }
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     timers: Timers,
     turns: Semaphore,
     tasks: std::sync::Mutex<JoinSet<()>>,
+    /// Images for which computers stand ready where that was asked for; `None` when it has to be asked (again).
+    pub known_images: std::sync::Mutex<Option<Vec<ImageRef>>>,
     /// Nothing new is begun.
     ending: AtomicBool,
 }
@@ -118,6 +121,7 @@ impl Operator {
             timers: Timers::default(),
             turns: Semaphore::new(settings.parallel),
             tasks: std::sync::Mutex::default(),
+            known_images: std::sync::Mutex::default(),
             ending: AtomicBool::new(false),
             settings,
         }))

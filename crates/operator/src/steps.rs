@@ -132,10 +132,12 @@ impl Inner {
             hostname: s.name.clone(),
             allow_root: s.allow_root,
         };
-        if spec.volume.source != Source::Empty {
+        let spec = if let Source::Snapshot(_) = spec.volume.source {
             self.runtime.prepare_volume(&spec.volume).await?;
-        }
-        let spec = JailSpec { volume: VolumeSpec { source: Source::Empty, ..spec.volume }, ..spec };
+            JailSpec { volume: VolumeSpec { source: Source::Existing, ..spec.volume }, ..spec }
+        } else {
+            spec
+        };
         let running = self.runtime.launch(&spec).await?;
         self.slots.with(s.id, |slot| {
             slot.jail = Jail::Up { greeted: false, limits: Some(limits) };
@@ -377,8 +379,9 @@ impl Inner {
 fn volume_spec(task: &Task) -> VolumeSpec {
     let s = &task.session;
     let source = match s.parent.and_then(|p| p.snapshot) {
-        Some(snapshot) if !s.volume_made => Source::Snapshot(snapshot),
-        _ => Source::Empty,
+        _ if s.volume_made => Source::Existing,
+        Some(snapshot) => Source::Snapshot(snapshot),
+        None => Source::Empty,
     };
     VolumeSpec { volume: s.volume, image: s.image.clone(), disk_mib: s.resources.disk_mib, source }
 }

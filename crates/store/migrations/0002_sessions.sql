@@ -91,7 +91,7 @@ create index sessions_labels_idx on sessions using gin (labels jsonb_path_ops) w
 create index sessions_parent_idx on sessions (parent_session) where parent_session is not null;
 create index sessions_origin_idx on sessions (parent_snapshot) where parent_snapshot is not null and not volume_made;
 -- What an operator looks at when it starts.
-create index sessions_alive_idx on sessions (id) where gone_at is null and not (state = 'closed' and desired = 'closed');
+create index sessions_alive_idx on sessions (id) where gone_at is null;
 create index sessions_gone_idx on sessions (gone_at) where gone_at is not null;
 
 create table turns (

@@ -87,7 +87,8 @@ impl Lab {
     }
 
     pub fn start_on(&mut self, machine: &str, look_around: Duration) {
-        let settings = Settings { look_around, ..Settings::of(machine) };
+        let warm = vec![(name("base"), 2), (name("later"), 1)];
+        let settings = Settings { look_around, warm, ..Settings::of(machine) };
         let hosts = Arc::new(Hosts(self.machine.clone()));
         let operator = Operator::new(&self.store, self.machine.clone(), hosts, settings);
         let (stopper, stop): (Stopper, Stop) = Stopper::new();

@@ -116,6 +116,8 @@ pub struct State {
     pub launches: u32,
     /// Turns running now, and the most of them at once in one session.
     pub at_once: HashMap<SessionId, u32>,
+    /// Computers that stand ready, by image, as asked for last.
+    pub warm: BTreeMap<String, u32>,
     pub most_at_once: u32,
     pub refuse_launch: Option<String>,
     pub refuse_limits: Option<String>,
@@ -199,6 +201,7 @@ impl State {
         }
         let volume = match spec.source {
             Source::Empty => Volume::default(),
+            Source::Existing => return Err(Fault::Missing(format!("volume {}", spec.volume))),
             Source::Snapshot(id) => {
                 self.snapshots.get(&id).cloned().ok_or_else(|| Fault::Missing(format!("snapshot {id}")))?
             }
@@ -256,9 +259,8 @@ impl SandboxRuntime for Machine {
                 Some(up) if up.incarnation == spec.incarnation => up,
                 _ => {
                     state.end(spec.session);
-                    assert_eq!(
-                        spec.volume.source,
-                        Source::Empty,
+                    assert!(
+                        !matches!(spec.volume.source, Source::Snapshot(_)),
                         "a launch makes volumes of the image alone"
                     );
                     state.make(&spec.volume)?;
@@ -362,7 +364,12 @@ impl SandboxRuntime for Machine {
         Ok(())
     }
 
-    async fn keep_warm(&self, _image: &Name, _count: u32) -> Result<(), Fault> {
+    async fn keep_warm(&self, image: &Name, count: u32) -> Result<(), Fault> {
+        let mut state = self.present()?;
+        if !state.images.iter().any(|i| i.image.name == *image) {
+            return Err(Fault::Missing(format!("image {image}")));
+        }
+        state.warm.insert(image.to_string(), count);
         Ok(())
     }
 

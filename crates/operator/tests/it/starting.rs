@@ -241,3 +241,27 @@ async fn a_session_shows_up_in_lists_by_state_agent_and_labels() {
     let e = lab.try_create(NewSession { name: Some(name("one")), ..lab.plain() }).await.unwrap_err();
     assert_eq!(e.code, Code::AlreadyExists);
 }
+
+#[tokio::test]
+async fn computers_stand_ready_of_images_that_are_there_and_of_those_that_come_later() {
+    let lab = Lab::new().await;
+    let warm = || lab.machine.lock().warm.clone().into_iter().collect::<Vec<_>>();
+    lab.until(async || warm() == [("base".to_owned(), 2)]).await;
+    let mut image = lab.machine.lock().images[0].clone();
+    image.image.name = name("later");
+    lab.machine.lock().images.push(image);
+    lab.until(async || warm() == [("base".to_owned(), 2), ("later".to_owned(), 1)]).await;
+}
+
+#[tokio::test]
+async fn files_that_were_lost_are_an_error_and_not_an_empty_disk() {
+    let lab = Lab::new().await;
+    let id = lab.session().await;
+    lab.close(id).await;
+    lab.machine.lock().volumes.clear();
+    lab.desire(id, Desired::Running).await.unwrap();
+    let row = lab.state(id, State::Error).await;
+    assert!(row.state_reason.unwrap().contains("no volume"));
+    lab.delete(id).await;
+    lab.nothing_is_left().await;
+}

@@ -30,12 +30,12 @@ pub struct Freed {
 }
 
 impl Work {
-    /// Sessions that are not at rest: everything but closed ones that shall be closed and have no computer.
+    /// Sessions that are not at rest: everything but those without a computer that are closed as they shall be, or in error.
     pub async fn alive(&self) -> Result<Vec<Alive>, Error> {
         let rows = sqlx::query(
             "select id, case when host_socket is null then 0 else incarnation end as incarnation from sessions s
              where gone_at is null
-               and (not (state = 'closed' and desired = 'closed') or host_socket is not null
+               and ((state, desired) not in (('closed', 'closed'), ('error', 'running')) or host_socket is not null
                     or exists (select from snapshots p where p.session_id = s.id and p.state = 'pending'))
              order by id",
         )
