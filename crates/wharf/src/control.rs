@@ -107,10 +107,12 @@ async fn with_database(
     let store = Store::connect(database.config(), keyring, clock.clone(), bus.clone())
         .await
         .context("the database")?;
-    if let Some(first) = store.system(Actor::Setup).bootstrap().await? {
+    let show = |first: &wharf_store::Bootstrapped| {
         let password = first.password.expose_str().unwrap_or_default().to_owned();
-        reporter.send(&Report::Admin { name: first.username.into(), password })?;
-    }
+        let told = reporter.send(&Report::Admin { name: first.username.into(), password });
+        told.map_err(|e| wharf_domain::Error::internal(e.to_string()))
+    };
+    store.system(Actor::Setup).bootstrap_shown(show).await?;
 
     let runtime: Arc<dyn SandboxRuntime> = Arc::new(NativeRuntime::new(settings.jailer_socket()));
     let health = Health::default();
