@@ -77,10 +77,7 @@ fn story(user: &User, dir: &Path, server: &mut Server) -> Result<()> {
         std::fs::create_dir_all(&user.home)?;
         user.run(&["login", &user.url, "--username", "admin", "--password-file", &text(&password)])
     })?;
-    step("space", || {
-        user.run(&["space", "create", "demo"])?;
-        user.run(&["space", "use", "demo"])
-    })?;
+    step("space", || user.run(&["space", "create", "demo", "--use"]))?;
     step("session, ready", || {
         let session = user.json(&["session", "create", SESSION, "--wait"])?;
         is(&session, "/state", "idle")
@@ -131,7 +128,7 @@ fn story(user: &User, dir: &Path, server: &mut Server) -> Result<()> {
         Ok(())
     })?;
     step("fork", || {
-        user.run(&["session", "fork", SESSION, FORK, "--wait"])?;
+        user.run(&["session", "fork", SESSION, FORK])?;
         ensure!(user.exec(FORK, tree)? == before, "the fork's files are not its parent's");
         Ok(())
     })?;
@@ -160,7 +157,7 @@ fn diverge(user: &User, tree: &str, before: &str) -> Result<()> {
 
 /// Every event has the next larger number, and the turn runs from start to done.
 fn events_in_order(user: &User) -> Result<()> {
-    let events = user.lines(&["session", "events", SESSION, "--no-follow"])?;
+    let events = user.lines(&["session", "events", SESSION])?;
     let numbers: Vec<i64> = events.iter().filter_map(|e| e["seq"].as_i64()).collect();
     ensure!(
         numbers.len() == events.len() && numbers.is_sorted_by(|a, b| a < b),
@@ -227,7 +224,12 @@ impl User {
     fn json(&self, args: &[&str]) -> Result<Value> {
         let mut args = args.to_vec();
         args.extend(["-o", "json"]);
-        serde_json::from_str(&self.run(&args)?).with_context(|| args.join(" "))
+        let mut value: Value = serde_json::from_str(&self.run(&args)?).with_context(|| args.join(" "))?;
+        // What was made or named is a list where several can be.
+        Ok(match value.as_array_mut() {
+            Some(list) if list.len() == 1 => list.remove(0),
+            _ => value,
+        })
     }
 
     fn lines(&self, args: &[&str]) -> Result<Vec<Value>> {

@@ -24,7 +24,7 @@ pub fn is_test(path: &Path) -> bool {
     let dirs = path.parent().into_iter().flat_map(Path::components).map(|c| c.as_os_str().to_string_lossy());
     name == "tests.rs"
         || name.ends_with("_tests.rs")
-        || dirs.into_iter().any(|d| matches!(&*d, "tests" | "benches" | "fuzz" | "testkit"))
+        || dirs.into_iter().any(|d| matches!(&*d, "tests" | "benches" | "fuzz" | "examples" | "testkit"))
 }
 
 pub fn check(root: &Path, path: &Path) -> Result<Vec<Finding>> {
