@@ -1,9 +1,9 @@
-//! What the jailer must still know of a jail after a crash: one file each, replaced atomically.
+//! What the jailer must still know of a jail after a crash: one file each, replaced at once.
 //!
 //! Not synced: the files matter only while the machine that runs the jails is up.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,10 @@ use wharf_domain::{JailId, SessionId, VolumeId};
 use wharf_wire::jailer::Running;
 
 use crate::step::{At, Step};
+
+/// Every record fills it, so that one write within one page replaces the whole: a killed process has written all of it
+/// or nothing. A rename would do the same, but some file systems then start writing to the disk.
+const LENGTH: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,9 +64,21 @@ impl Record {
     }
 
     pub fn save(&self, run_dir: &Path) -> Result<(), Step> {
-        let directory = directory(run_dir, self.jail);
-        let text = serde_json::to_vec(self).at("write the jail's state")?;
-        replace(&directory.join("state.json"), &text)
+        let step = "write the jail's state";
+        let mut text = serde_json::to_vec(self).at(step)?;
+        if text.len() > LENGTH {
+            return Err(Step::failed(step, format!("{} bytes, more than {LENGTH}", text.len())));
+        }
+        text.resize(LENGTH, b' ');
+        let path = directory(run_dir, self.jail).join("state.json");
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .at(step)?;
+        file.write_all_at(&text, 0).at(step)
     }
 
     pub fn load(directory: &Path) -> Result<Self, Step> {
