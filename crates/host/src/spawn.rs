@@ -24,6 +24,9 @@ use crate::root::Root;
 /// Debian's own default for root and users together: `sudo`-less calls of administrators' tools work too.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A tenth of the session's memory: more than the host itself takes, less than browsers give their own children.
+const OOM_SCORE: &[u8] = b"100";
+
 /// Where a child's three standard streams go.
 pub enum Streams {
     /// Standard input, standard output, standard error.
@@ -278,6 +281,12 @@ impl Child {
             }
             libc::umask(0o022);
             if self.power == Power::Jail {
+                // When memory runs out the kernel shall take anybody before the first process. Best effort.
+                let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                if fd >= 0 {
+                    libc::write(fd, OOM_SCORE.as_ptr().cast(), OOM_SCORE.len());
+                    libc::close(fd);
+                }
                 check(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
                 check(libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid))?;
                 check(libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid))?;

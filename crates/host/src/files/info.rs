@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, readlinkat, statat};
 use wharf_domain::Code;
 use wharf_wire::host::B64;
@@ -30,15 +31,17 @@ pub fn stat(root: &Root, path: &SessionPath, follow: bool) -> Result<FileInfo> {
     Ok(describe(name.as_bytes(), &stat, target))
 }
 
-/// A page of a directory behind the name `after`, in byte order.
+/// A page of a directory in byte order, behind the name that `after` stands for. Names need not be text, so the mark of a page is
+/// one percent-encoded.
 pub fn list(root: &Root, path: &SessionPath, after: Option<&str>, limit: usize) -> Result<FileList> {
     let failed = |e: io::Error| Fault::io("listing", path.as_str(), &e);
     let dir = root.directory(path).map_err(failed)?;
+    let after: Option<Vec<u8>> = after.map(|a| percent_decode_str(a).collect());
     let mut names: Vec<Vec<u8>> = Vec::new();
     for entry in Dir::read_from(&dir).map_err(|e| failed(e.into()))? {
         let entry = entry.map_err(|e| failed(e.into()))?;
         let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." || after.is_some_and(|a| name <= a.as_bytes()) {
+        if name == b"." || name == b".." || after.as_deref().is_some_and(|a| name <= a) {
             continue;
         }
         if names.len() >= limits::LIST_NAMES {
@@ -54,7 +57,7 @@ pub fn list(root: &Root, path: &SessionPath, after: Option<&str>, limit: usize) 
     names.truncate(limit);
     let mut list = FileList::default();
     if more {
-        list.next = names.last().map(|n| String::from_utf8_lossy(n).into_owned());
+        list.next = names.last().map(|n| percent_encode(n, NON_ALPHANUMERIC).to_string());
     }
     for name in names {
         // One that was removed meanwhile is not in the page.

@@ -135,6 +135,23 @@ async fn a_directory_is_read_page_by_page() {
 }
 
 #[tokio::test]
+async fn names_that_are_no_text_are_paged_over_and_told() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let host = Host::start().await;
+    for name in [&b"a%41"[..], b"b\xff", b"c\xff", b"d", b"e f"] {
+        std::fs::write(host.home().join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    }
+    let (mut names, mut after) = (Vec::new(), None);
+    for _ in 0..5 {
+        let page = host.client.list_files("/home/agent", after.as_deref(), Some(1)).await.unwrap();
+        let entry = page.entries[0].clone();
+        names.push(entry.name_b64.map_or(entry.name.into_bytes(), |b| b.0));
+        after = page.next;
+    }
+    assert_eq!((names.concat(), after), (b"a%41b\xffc\xffde f".to_vec(), None));
+}
+
+#[tokio::test]
 async fn things_are_moved_and_nothing_is_run_over_unasked() {
     let host = Host::start().await;
     host.client.write_bytes("/a", &WriteOptions::default(), "a").await.unwrap();

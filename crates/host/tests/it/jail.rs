@@ -75,6 +75,9 @@ async fn as_the_first_process_it_becomes_whom_it_is_asked_to_be() {
         "{}",
         id.stderr
     );
+    let scores = host.sh("cat /proc/self/oom_score_adj /proc/1/oom_score_adj").await.stdout;
+    let scores: Vec<i32> = scores.lines().map(|l| l.parse().unwrap()).collect();
+    assert!(scores[0] >= 100 && scores[0] >= scores[1], "the host is not the first to go: {scores:?}");
     for (user, uid) in [("root", "0"), ("other", "1234"), ("1234", "1234"), ("4321", "4321")] {
         let wanted = ExecRequest { user: Some(user.into()), ..ExecRequest::argv(["id", "-u"]) };
         assert_eq!(host.client.exec(&wanted).await.unwrap().stdout.trim(), uid);
