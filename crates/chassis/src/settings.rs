@@ -158,8 +158,6 @@ pub struct Sessions {
     pub default_image: Name,
     pub idle_timeout_seconds: u32,
     pub turn_timeout_seconds: u32,
-    /// How long the computer of a closed session stays up for its files after their last use.
-    pub hold_seconds: u32,
     pub default_resources: Resources,
     pub max_resources: Resources,
 }
@@ -170,7 +168,6 @@ impl Default for Sessions {
             default_image: base_image(),
             idle_timeout_seconds: wharf_domain::limits::IDLE_TIMEOUT_SECONDS,
             turn_timeout_seconds: wharf_domain::limits::TURN_TIMEOUT_SECONDS,
-            hold_seconds: 30,
             default_resources: Resources::default(),
             max_resources: Resources {
                 cpu_millis: 64_000,
@@ -188,18 +185,11 @@ impl Default for Sessions {
 pub struct Retention {
     /// Rows of deleted sessions.
     pub deleted_sessions_days: u32,
-    /// Events of a space, read by watchers and webhooks.
-    pub events_days: u32,
-    pub idempotency_hours: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            deleted_sessions_days: 7,
-            events_days: 30,
-            idempotency_hours: wharf_domain::limits::IDEMPOTENCY_HOURS,
-        }
+        Self { deleted_sessions_days: 7 }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every key there is, with its type and meaning: what `wharf config schema` prints, what a misspelt key is
 //! compared with and which keys are secret. A test holds it equal to the tree itself.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +102,6 @@ pub const KEYS: &[Key] = &[
         "time a turn may take, when the session does not say",
     ),
     key(
-        "sessions.hold_seconds",
-        whole(1, 3600),
-        "how long a closed session's computer stays up for its files",
-    ),
-    key(
         "sessions.default_resources.cpu_millis",
         whole(10, 1_024_000),
         "CPU of a session that does not say; 1000 is one core",
@@ -125,8 +122,6 @@ pub const KEYS: &[Key] = &[
     key("sessions.max_resources.disk_mib", whole(16, 1_073_741_824), "the most disk a session may ask for"),
     key("sessions.max_resources.pids", whole(8, 4_194_304), "the most processes a session may ask for"),
     key("retention.deleted_sessions_days", whole(0, 36_500), "how long rows of deleted sessions are kept"),
-    key("retention.events_days", whole(1, 36_500), "how long events of a space are kept"),
-    key("retention.idempotency_hours", whole(1, 24 * 365), "how long an idempotency key is kept"),
     key("log.format", Kind::OneOf(&["human", "json"]), "how log lines look on stderr"),
     key("log.level", Kind::Text, "error, warn, info, debug or trace, or directives per module"),
     key("shutdown_seconds", whole(1, 3600), "how long a drain may take before the rest is ended"),
@@ -202,4 +197,18 @@ pub fn schema() -> Value {
         }
     }
     root
+}
+
+/// The table of `docs/settings.md`; a test holds the page to it.
+pub fn table() -> String {
+    let defaults = serde_json::to_value(super::Settings::default()).unwrap_or_default();
+    let mut out = String::from("| setting | default | what it is |\n|---|---|---|\n");
+    for key in KEYS {
+        let default = match defaults.pointer(&format!("/{}", key.path.replace('.', "/"))) {
+            None | Some(Value::Null) => "–".to_owned(),
+            Some(value) => format!("`{}`", super::show::to_toml(value)),
+        };
+        let _ = writeln!(out, "| `{}` | {default} | {} |", key.path, key.doc);
+    }
+    out
 }

@@ -36,7 +36,7 @@ impl Loaded {
     }
 }
 
-fn to_toml(value: &Value) -> String {
+pub(super) fn to_toml(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(to_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => format!(

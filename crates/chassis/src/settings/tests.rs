@@ -157,3 +157,10 @@ fn an_ordinary_user_gets_a_directory_at_home() {
     let sources = Sources { root: true, home: Some("/root".into()), ..Sources::default() };
     assert_eq!(sources.load().unwrap().settings.data_dir, PathBuf::from("/var/lib/wharf"));
 }
+
+#[test]
+fn the_page_about_settings_is_the_list_of_keys() {
+    let page = include_str!("../../../../docs/settings.md");
+    let wants = keys::table();
+    assert!(page.contains(&wants), "docs/settings.md should hold this table:\n{wants}");
+}
