@@ -144,7 +144,9 @@ impl Operator {
         let _children = AbortAll(vec![around.abort_handle(), renew.abort_handle()]);
         loop {
             let (due, next) = inner.timers.due(inner.now());
-            due.into_iter().for_each(|id| inner.call(id));
+            for id in due {
+                inner.call(id);
+            }
             let pause = next
                 .map_or(Duration::from_hours(1), |at| at.since(inner.now()).max(Duration::from_millis(1)));
             tokio::select! {
@@ -218,7 +220,7 @@ impl Inner {
         match self.work.alive().await {
             Ok(alive) => alive.into_iter().for_each(|a| self.call(a.id)),
             Err(error) => {
-                tracing::warn!(%error, "sessions could not be listed; the next look around lists them")
+                tracing::warn!(%error, "sessions could not be listed; the next look around lists them");
             }
         }
     }

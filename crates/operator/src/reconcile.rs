@@ -132,6 +132,9 @@ impl Inner {
             }
             return Ok(None);
         }
+        if task.owed {
+            self.work.announce(&task).await?;
+        }
         let seen = self.look(&task);
         let steps = plan(&task.wanted(), &seen, self.now());
         tracing::trace!(session = %id, state = task.session.state.as_str(), ?steps, "plan");

@@ -46,7 +46,8 @@ impl Inner {
             Step::SetLimits(limits) => self.set_limits(task, *limits).await,
             Step::Open(to) => {
                 let running = self.running(task)?;
-                Ok(self.work.open(task, &running, *to).await?)
+                self.work.open(task, &running, *to).await?;
+                Ok(self.work.announce(task).await?)
             }
             Step::NoteDeath => {
                 tracing::info!(session = %task.id(), "a computer ended by itself");
@@ -313,7 +314,7 @@ impl Inner {
                 self.slots.with(id, super::slot::Slot::doubt);
             }
             Driven::Store(error) if error.code == Code::LeaseLost => {
-                self.slots.with(id, super::slot::Slot::doubt)
+                self.slots.with(id, super::slot::Slot::doubt);
             }
             Driven::Store(error) => {
                 tracing::warn!(session = %id, %error, "a turn waits for the database");

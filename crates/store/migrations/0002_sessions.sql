@@ -24,6 +24,8 @@ create table sessions (
     state_reason         text,
     desired              text not null constraint sessions_desired check (desired in ('running', 'closed', 'deleted')),
     resource_version     bigint not null default 1,
+    -- Set while the last change of state is not yet in log and outbox: the state before it (see `session_announce`).
+    owed                 text,
     image_name           text not null,
     image_digest         text not null,
     runtime              text not null,
@@ -181,9 +183,7 @@ create index snapshots_pending_idx on snapshots (session_id, id) where state = '
 create index snapshots_doomed_idx on snapshots (session_id, id) where deleted_at is not null and gone_at is null;
 create index snapshots_gone_idx on snapshots (gone_at) where gone_at is not null;
 
--- The only way a session changes its state: locks the row, checks the fencing token (null: a user's call), checks that
--- the one state may follow the other, releases what a session that is down does not use, and writes the log and the
--- outbox. The same table of transitions stands in the code (`State::may_become`); a test compares the two.
+-- The same table stands in the code (`State::may_become`); a test compares the two.
 create function session_may_become(was text, now_is text) returns boolean language sql immutable as $$
     select (was, now_is) in (
         ('init', 'idle'), ('init', 'closed'), ('init', 'error'),
@@ -193,8 +193,32 @@ create function session_may_become(was text, now_is text) returns boolean langua
         ('error', 'init'), ('error', 'closed'))
 $$;
 
+-- A soft change of state leaves log and outbox to `session_announce`, which follows at once. Its transaction need not wait for the
+-- disk: what a crash of the database takes back nobody can have read under a number, and the reconciler does it again.
+create function session_announce(the_session uuid, the_time timestamptz) returns boolean language plpgsql as $$
+declare
+    s sessions;
+begin
+    select * into s from sessions where id = the_session for update;
+    if not found or s.owed is null then
+        return false;
+    end if;
+    update sessions set owed = null, last_seq = last_seq + 1 where id = the_session;
+    insert into session_log (session_id, seq, kind, data, created_at)
+    values (the_session, s.last_seq + 1, 'session.state',
+        json_build_object('state', s.state, 'was', s.owed, 'desired', s.desired, 'reason', s.state_reason), the_time);
+    if s.deleted_at is null then
+        insert into events (space_id, kind, resource, resource_id, name, resource_version, data, created_at)
+        values (s.space_id, 'updated', 'sessions', s.id, s.name, s.resource_version,
+            jsonb_build_object('state', s.state, 'desired', s.desired, 'reason', s.state_reason), the_time);
+    end if;
+    return true;
+end $$;
+
+-- The only way a session changes its state: locks the row, checks the fencing token (null: a user's call), checks that
+-- the one state may follow the other, releases what a session that is down does not use, and writes log and outbox.
 create function session_move(
-    the_session uuid, the_token bigint, the_state text, the_reason text, the_time timestamptz,
+    the_session uuid, the_token bigint, the_state text, the_reason text, the_time timestamptz, soft boolean,
     out outcome text, out was text
 ) language plpgsql as $$
 declare
@@ -222,6 +246,8 @@ begin
         outcome := 'unwanted';
         return;
     end if;
+    -- What was left unsaid comes first.
+    perform session_announce(the_session, the_time);
     if down and s.running_reserved then
         update space_usage
         set running_sessions = running_sessions - 1, cpu_millis = cpu_millis - s.cpu_millis,
@@ -237,17 +263,12 @@ begin
         last_used_at = case when the_state = 'idle' then the_time else last_used_at end,
         hold_until = case when the_state = 'idle' then null else hold_until end,
         closed_at = case when the_state = 'closed' then the_time when the_state = 'idle' then null else closed_at end,
-        last_seq = last_seq + 1,
+        owed = s.state,
         resource_version = resource_version + 1,
         updated_at = the_time
     where id = the_session;
-    insert into session_log (session_id, seq, kind, data, created_at)
-    values (the_session, s.last_seq + 1, 'session.state',
-        json_build_object('state', the_state, 'was', s.state, 'desired', s.desired, 'reason', the_reason), the_time);
-    if s.deleted_at is null then
-        insert into events (space_id, kind, resource, resource_id, name, resource_version, data, created_at)
-        values (s.space_id, 'updated', 'sessions', s.id, s.name, s.resource_version + 1,
-            jsonb_build_object('state', the_state, 'desired', s.desired, 'reason', the_reason), the_time);
+    if not soft then
+        perform session_announce(the_session, the_time);
     end if;
     outcome := 'moved';
 end $$;
@@ -331,7 +352,7 @@ begin
         return;
     end if;
     deadline := the_time + make_interval(secs => s.turn_timeout_seconds);
-    select * into moved from session_move(the_session, the_token, 'busy', null, the_time);
+    select * into moved from session_move(the_session, the_token, 'busy', null, the_time, false);
     update turns t
     set state = 'running', started_at = the_time, deadline_at = deadline, sent_incarnation = s.incarnation
     where t.id = turn_id;
@@ -368,7 +389,7 @@ begin
         json_strip_nulls(json_build_object('message', t.seq, 'reason', the_reason, 'detail', the_detail,
             'exit_code', the_exit_code, 'is_error', the_error, 'usage', the_usage)), the_time);
     if s.state = 'busy' and t.started_at is not null then
-        perform session_move(the_session, the_token, 'idle', null, the_time);
+        perform session_move(the_session, the_token, 'idle', null, the_time, false);
     end if;
     return 'ended';
 end $$;

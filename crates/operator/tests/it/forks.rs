@@ -227,6 +227,7 @@ async fn a_fork_of_one_that_never_comes_up_fails_with_the_reason() {
 async fn the_lineage_of_a_session_names_ancestors_and_descendants() {
     let lab = Lab::new().await;
     let a = lab.session().await;
+    lab.until(async || lab.kinds(a).await.len() == 2).await;
     let seq = lab.row(a).await.last_seq;
     let b = fork(&lab, a, ALL).await;
     let c = fork(&lab, b, ALL).await;

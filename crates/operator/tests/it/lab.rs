@@ -128,6 +128,7 @@ impl Lab {
         self.store.system(Actor::Setup).scope(self.space).await.unwrap()
     }
 
+    #[allow(clippy::unused_self)] // it reads as what this laboratory makes
     pub fn plain(&self) -> NewSession {
         NewSession::of(name("base"))
     }
@@ -197,6 +198,12 @@ impl Lab {
         let permit = scope.sessions().permit(&NameOrId::Id(id), Verb::Update).await.unwrap();
         scope.sessions().cancel(&permit).await.unwrap();
         scope.commit().await.unwrap();
+    }
+
+    pub async fn sessions(&self) -> Vec<SessionRow> {
+        let (filter, page) =
+            (wharf_store::sessions::SessionFilter::default(), wharf_store::PageRequest::default());
+        self.scope().await.sessions().list(&filter, &page).await.unwrap().items
     }
 
     /// The message once its turn has ended.

@@ -213,7 +213,7 @@ async fn leftovers_of_nobody_are_removed_at_the_start_and_what_is_known_stays() 
         session: wharf_domain::SessionId::new(),
         incarnation: 1,
         volume: VolumeSpec { volume: VolumeId::new(), image: base(), disk_mib: 16, source: Source::Empty },
-        resources: Default::default(),
+        resources: wharf_domain::quota::Resources::default(),
         hostname: crate::lab::name("stray"),
         allow_root: true,
     };
@@ -231,7 +231,7 @@ async fn leftovers_of_nobody_are_removed_at_the_start_and_what_is_known_stays() 
 
 #[tokio::test]
 async fn a_database_that_knows_nothing_of_a_full_machine_deletes_nothing() {
-    let mut lab = Lab::idle(Default::default()).await;
+    let mut lab = Lab::idle(wharf_domain::quota::Quotas::default()).await;
     for _ in 0..5 {
         let spec = VolumeSpec { volume: VolumeId::new(), image: base(), disk_mib: 16, source: Source::Empty };
         lab.machine.prepare_volume(&spec).await.unwrap();
@@ -247,4 +247,34 @@ async fn an_operator_that_is_told_to_stop_gives_its_leases_back() {
     let id = lab.session().await;
     lab.drain().await;
     mine(&work(&lab, "elsewhere"), id).await;
+}
+
+#[tokio::test]
+async fn a_session_may_be_used_before_its_opening_is_on_the_disk_and_its_log_says_so_in_order() {
+    let mut lab = Lab::new().await;
+    lab.drain().await;
+    let id = lab.create(lab.plain()).await;
+    let one = work(&lab, "one");
+    let task = mine(&one, id).await;
+    let running = Running {
+        jail: JailId::new(),
+        session: id,
+        incarnation: 1,
+        volume: task.session.volume,
+        host_socket: "/nowhere".into(),
+        warm: false,
+    };
+    one.open(&task, &running, Some(State::Idle)).await.unwrap();
+    assert!(lab.row(id).await.ready());
+    assert_eq!(lab.kinds(id).await, ["session.state init"]);
+    assert!(mine(&one, id).await.owed, "whoever comes next says it");
+    lab.post(id, "quick").await;
+    one.claim_turn(&task).await.unwrap();
+    one.announce(&task).await.unwrap();
+    assert!(!mine(&one, id).await.owed);
+    assert_eq!(
+        lab.kinds(id).await,
+        ["session.state init", "message.created", "session.state idle", "session.state busy", "turn.started"]
+    );
+    lab.log(id).await;
 }

@@ -59,8 +59,7 @@ async fn a_quota_that_is_full_admits_nothing_and_a_deleted_session_gives_its_sha
     lab.until(async || lab.try_create(lab.plain()).await.is_ok()).await;
     let e = lab.try_create(lab.plain()).await.unwrap_err();
     assert_eq!((e.code, e.field.as_deref()), (Code::QuotaExceeded, Some("running_sessions")));
-    let page = lab.scope().await.sessions().list(&Default::default(), &Default::default()).await.unwrap();
-    let id = page.items[0].id;
+    let id = lab.sessions().await[0].id;
     lab.state(id, State::Idle).await;
     lab.close(id).await;
     let other = lab.session().await;
@@ -165,8 +164,7 @@ async fn who_finds_a_dead_computer_says_so_and_gets_a_new_one_at_once() {
     // Nobody looks around for an hour.
     lab.start_on("here", Duration::from_hours(1));
     lab.until(async || lab.try_create(lab.plain()).await.is_ok()).await;
-    let page = lab.scope().await.sessions().list(&Default::default(), &Default::default()).await.unwrap();
-    let id = page.items[0].id;
+    let id = lab.sessions().await[0].id;
     let row = lab.state(id, State::Idle).await;
     lab.machine.kill(id);
     lab.store.suspect(&row).await.unwrap();

@@ -17,13 +17,12 @@ async fn messages_run_in_the_order_they_were_posted_one_at_a_time() {
         last = lab.post(id, &format!("sleep {n}")).await;
     }
     lab.ended(id, last).await;
+    lab.log(id).await;
     let state = lab.machine.lock();
     let ran: Vec<_> = state.ran.iter().map(|(_, t)| t.clone()).collect();
     assert_eq!(ran, (0..8).map(|n| format!("sleep {n}")).collect::<Vec<_>>());
     assert_eq!(state.most_at_once, 1);
     assert!(state.runs.values().all(|n| *n == 1));
-    drop(state);
-    lab.log(id).await;
 }
 
 #[tokio::test]
@@ -135,11 +134,12 @@ async fn a_message_that_is_too_large_names_the_limit_and_a_large_one_arrives() {
 
 #[tokio::test]
 async fn the_queue_of_a_session_has_a_bound_that_is_named() {
-    let lab = Lab::idle(Default::default()).await;
+    let lab = Lab::idle(wharf_domain::quota::Quotas::default()).await;
+    let images = lab.machine.lock().images.clone();
     lab.store
         .system(wharf_store::Actor::Operator)
         .work(crate::leases::owner("x"))
-        .sync_images("native", &lab.machine.lock().images.clone())
+        .sync_images("native", &images)
         .await
         .unwrap();
     let id = lab.create(lab.plain()).await;

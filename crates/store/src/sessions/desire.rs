@@ -118,13 +118,14 @@ impl Sessions<'_> {
     /// A user's own transition; everything else is the reconciler's.
     async fn move_to(&mut self, s: &SessionRow, to: State) -> Result<(), Error> {
         let now = self.0.now().to_utc();
-        let outcome: String = sqlx::query_scalar("select outcome from session_move($1, null, $2, null, $3)")
-            .bind(s.id.uuid())
-            .bind(to.as_str())
-            .bind(now)
-            .fetch_one(self.0.tx()?)
-            .await
-            .or_domain()?;
+        let outcome: String =
+            sqlx::query_scalar("select outcome from session_move($1, null, $2, null, $3, false)")
+                .bind(s.id.uuid())
+                .bind(to.as_str())
+                .bind(now)
+                .fetch_one(self.0.tx()?)
+                .await
+                .or_domain()?;
         match outcome.as_str() {
             "moved" | "same" => Ok(()),
             _ => Err(refused(s, to.as_str(), "look at its state and try again")),

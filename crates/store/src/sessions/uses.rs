@@ -127,7 +127,6 @@ async fn write(store: &Store, uses: &Uses) {
         for id in ids {
             state.seen.entry(SessionId::from_uuid(id)).or_default().dirty = true;
         }
-        return;
     }
-    // An operator that waits for the old deadline looks when it comes, finds the new one and waits on: no wake-up.
+    // No wake-up: an operator that waits for the old deadline looks when it comes, finds the new one and waits on.
 }

@@ -70,7 +70,7 @@ async fn every_refused_transition_names_what_was_refused_and_changes_nothing() {
                 .await
                 .unwrap();
             let (outcome, was): (String, String) =
-                sqlx::query_as("select outcome, was from session_move($1, null, $2, null, now())")
+                sqlx::query_as("select outcome, was from session_move($1, null, $2, null, now(), false)")
                     .bind(row.id.uuid())
                     .bind(to.as_str())
                     .fetch_one(&mut owner)

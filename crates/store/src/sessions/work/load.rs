@@ -28,6 +28,8 @@ pub struct Task {
     pub queued: bool,
     pub snapshots: Vec<SnapshotId>,
     pub origin: Origin,
+    /// Its last change of state is not in log and outbox yet.
+    pub owed: bool,
     /// Snapshots of it were deleted and are not freed yet.
     pub doomed: bool,
 }
@@ -57,7 +59,7 @@ impl Work {
                 returning s.*
              ) select ",
             session_columns!(),
-            ", s.lease_token, t.id as turn_id, t.cancel, t.deadline_at,
+            ", s.lease_token, s.owed, t.id as turn_id, t.cancel, t.deadline_at,
                exists (select from turns q where q.session_id = s.id and q.state = 'queued') as queued,
                array(select p.id from snapshots p where p.session_id = s.id and p.state = 'pending'
                      and p.deleted_at is null order by p.id) as pending,
@@ -125,6 +127,7 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<Task, sqlx::Error> {
         queued: row.try_get("queued")?,
         snapshots: row.try_get::<Vec<Uuid>, _>("pending")?.into_iter().map(SnapshotId::from_uuid).collect(),
         origin,
+        owed: row.try_get::<Option<&str>, _>("owed")?.is_some(),
         doomed: row.try_get("doomed")?,
     })
 }

@@ -13,7 +13,7 @@ impl Work {
     pub async fn become_state(&self, task: &Task, to: State, reason: Option<&str>) -> Result<(), Error> {
         // Text in PostgreSQL holds no U+0000.
         let reason = reason.map(|r| r.replace('\0', "\u{fffd}"));
-        let word: String = sqlx::query_scalar("select outcome from session_move($1, $2, $3, $4, $5)")
+        let word: String = sqlx::query_scalar("select outcome from session_move($1, $2, $3, $4, $5, false)")
             .bind(task.id().uuid())
             .bind(task.token)
             .bind(to.as_str())
@@ -30,6 +30,9 @@ impl Work {
     }
 
     /// Records the computer that is up, so that the server finds it, and enters `idle` when asked to.
+    ///
+    /// Who waits for the session goes on at once, without waiting for the disk: if the database crashes now, the next
+    /// look finds the computer up and opens the session again. Log and outbox follow with [`Self::announce`].
     pub async fn open(
         &self,
         task: &Task,
@@ -41,6 +44,7 @@ impl Work {
                 update sessions
                 set jail_id = $3, host_socket = $4, incarnation = $5, warm = $6, suspect = false, volume_made = true,
                     started_at = $7, retry_at = null
+                from (select set_config('synchronous_commit', 'off', true)) c
                 where id = $1 and lease_token = $2 and gone_at is null
                 returning id, parent_snapshot
              ), p as (
@@ -48,7 +52,7 @@ impl Work {
                 where snapshots.id = s.parent_snapshot and for_fork and deleted_at is null
              )
              select case when $8::text is null then 'recorded'
-                         else (select outcome from session_move($1, $2, $8, null, $7)) end
+                         else (select outcome from session_move($1, $2, $8, null, $7, true)) end
              from s",
         )
         .bind(task.id().uuid())
@@ -67,10 +71,25 @@ impl Work {
             Some(word) => return Err(outcome(task.id(), word)),
             None => return Err(lost(task.id())),
         }
-        self.changed(task.id(), task.session.space);
+        self.store.wake(Topic::Session(task.id()));
         if let Some(parent) = task.session.parent.filter(|_| !task.session.volume_made) {
             // The snapshot made for this fork is not needed any more.
             self.store.wake(Topic::Session(parent.session));
+        }
+        Ok(())
+    }
+
+    /// Says in log and outbox what state the session has entered, if that is owed.
+    pub async fn announce(&self, task: &Task) -> Result<(), Error> {
+        let said: bool = sqlx::query_scalar("select session_announce($1, $2)")
+            .bind(task.id().uuid())
+            .bind(self.store.now().to_utc())
+            .fetch_one(self.store.pool())
+            .await
+            .or_domain()?;
+        if said {
+            self.store.wake(Topic::SessionLog(task.id()));
+            self.store.wake(Topic::Space(task.session.space));
         }
         Ok(())
     }
