@@ -112,6 +112,9 @@ fn calls() {
     {
         call(name, libc::SYS_socket, [family, 3, 0, 0, 0, 0]);
     }
+    for (name, protocol) in [("netlink_route", 0), ("netlink_netfilter", 12), ("netlink_xfrm", 6)] {
+        call(name, libc::SYS_socket, [16, 3, protocol, 0, 0, 0]);
+    }
     call("future_call", 1000, [0, 0, 0, 0, 0, 0]);
     let more = [1_u64 << 30, 1 << 30];
     call("raise_nofile", libc::SYS_prlimit64, [0, 7, more.as_ptr() as u64, 0, 0, 0]);

@@ -7,7 +7,8 @@
 //! netlink (a vsock would reach the hypervisor past the network namespace).
 //!
 //! Refused calls answer EPERM, so that programs fail the way they do without the right. `clone3`, whose flags no
-//! filter can read, and calls newer than this list answer ENOSYS, so that programs fall back.
+//! filter can read, and calls newer than this list answer ENOSYS, so that programs fall back. A program of another
+//! architecture (32 bits on a machine of 64) is ended.
 
 //!
 //! The program is a binary search over ranges of numbers, a fifth of the usual chain of comparisons: the kernel runs
@@ -36,6 +37,19 @@ const ARGUMENT_HIGH: u32 = 20;
 const NATIVE: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xC000_00B7;
+
+const THIRD_ARGUMENT: u32 = 32;
+
+const FAMILIES: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+/// Interfaces and routes, socket lists, audit (sudo asks), device events, generic. Not netfilter, nor what encrypts:
+/// whoever makes a user namespace is root over its network, and these have been ways into the kernel.
+const NETLINK: [i32; 5] = [
+    libc::NETLINK_ROUTE,
+    libc::NETLINK_SOCK_DIAG,
+    libc::NETLINK_AUDIT,
+    libc::NETLINK_KOBJECT_UEVENT,
+    libc::NETLINK_GENERIC,
+];
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -110,21 +124,19 @@ enum Argument {
     OneOf { values: Vec<u32>, whole: bool },
     /// None of these bits.
     Without(u32),
+    /// An address family, and for netlink a protocol of it, which is the third argument.
+    Family,
 }
 
 fn conditional() -> Vec<(libc::c_long, Argument)> {
-    let families = || Argument::OneOf {
-        values: [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|f| f as u32).to_vec(),
-        whole: false,
-    };
     vec![
         (libc::SYS_clone, Argument::Without(FOREIGN_NAMESPACES)),
         (
             libc::SYS_personality,
             Argument::OneOf { values: vec![0, 8, 0x20000, 0x20008, u32::MAX], whole: false },
         ),
-        (libc::SYS_socket, families()),
-        (libc::SYS_socketpair, families()),
+        (libc::SYS_socket, Argument::Family),
+        (libc::SYS_socketpair, Argument::Family),
         (libc::SYS_unshare, Argument::OneOf { values: vec![NEW_USER], whole: true }),
     ]
 }
@@ -140,6 +152,19 @@ fn check(argument: &Argument) -> Vec<sock_filter> {
         Argument::Without(bits) => {
             program.push(step(LOAD, ARGUMENT, 0, 0));
             program.push(step(ANY_BIT, *bits, 0, 1));
+            program.push(step(RETURN, REFUSE, 0, 0));
+            program.push(step(RETURN, ALLOW, 0, 0));
+        }
+        Argument::Family => {
+            program.push(step(LOAD, ARGUMENT, 0, 0));
+            program.push(step(EQUAL, libc::AF_NETLINK as u32, FAMILIES.len() as u8 + 1, 0));
+            // To the allowance at the very end.
+            let end = |at: usize| (FAMILIES.len() - at + 1 + NETLINK.len() + 1) as u8;
+            program.extend(FAMILIES.iter().enumerate().map(|(at, f)| step(EQUAL, *f as u32, end(at), 0)));
+            program.push(step(RETURN, REFUSE, 0, 0));
+            program.push(step(LOAD, THIRD_ARGUMENT, 0, 0));
+            let end = |at: usize| (NETLINK.len() - at) as u8;
+            program.extend(NETLINK.iter().enumerate().map(|(at, p)| step(EQUAL, *p as u32, end(at), 0)));
             program.push(step(RETURN, REFUSE, 0, 0));
             program.push(step(RETURN, ALLOW, 0, 0));
         }

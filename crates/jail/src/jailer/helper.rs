@@ -29,11 +29,15 @@ impl Helper {
     pub fn start(work: impl FnOnce() -> Result<Answer, Step>) -> Result<Self, Step> {
         let (read, write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make a helper's pipe")?;
+        let jailer = rustix::process::getpid();
         // SAFETY: the jailer is single-threaded and the child ends in exit below.
         match unsafe { sys::fork(0, None) }.at("fork a helper")? {
             Forked::Child => {
                 drop(read);
                 let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
+                if rustix::process::getppid() != Some(jailer) {
+                    sys::exit(1); // it died before we asked to be told
+                }
                 sys::default_signals();
                 let _ = rustix::process::setpriority_process(None, 10);
                 let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))

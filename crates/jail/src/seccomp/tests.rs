@@ -3,7 +3,7 @@
 use super::*;
 
 /// What the kernel would do: the few instructions the filter is made of.
-fn verdict(program: &[sock_filter], architecture: u32, number: u32, argument: u64) -> u32 {
+fn verdict(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
     let (mut at, mut accumulator) = (0, 0);
     loop {
         let now = program[at];
@@ -13,8 +13,9 @@ fn verdict(program: &[sock_filter], architecture: u32, number: u32, argument: u6
                 accumulator = match now.k {
                     NUMBER => number,
                     ARCHITECTURE => architecture,
-                    ARGUMENT => argument as u32,
-                    ARGUMENT_HIGH => (argument >> 32) as u32,
+                    ARGUMENT => arguments[0] as u32,
+                    ARGUMENT_HIGH => (arguments[0] >> 32) as u32,
+                    THIRD_ARGUMENT => arguments[1] as u32,
                     other => panic!("loads {other}"),
                 };
                 continue;
@@ -31,7 +32,7 @@ fn verdict(program: &[sock_filter], architecture: u32, number: u32, argument: u6
 }
 
 fn answer(number: libc::c_long, argument: u64) -> u32 {
-    verdict(Filter::compile().unwrap().program(), NATIVE, number as u32, argument)
+    verdict(Filter::compile().unwrap().program(), NATIVE, number as u32, [argument, 0])
 }
 
 #[test]
@@ -45,7 +46,7 @@ fn every_call_there_is_gets_the_answer_the_list_gives_it() {
             continue;
         }
         let expected = if allowed.contains(&asked) { ALLOW } else { REFUSE };
-        assert_eq!(verdict(filter.program(), NATIVE, number, 0), expected, "call {number}");
+        assert_eq!(verdict(filter.program(), NATIVE, number, [0; 2]), expected, "call {number}");
     }
     assert!(filter.program().len() < 400, "{} instructions", filter.program().len());
 }
@@ -57,7 +58,7 @@ fn newer_calls_other_calling_conventions_and_clone3_are_unknown() {
     }
     assert_eq!(answer(libc::SYS_clone3, 0), UNKNOWN);
     let i386 = 0x4000_0003;
-    assert_eq!(verdict(Filter::compile().unwrap().program(), i386, 1, 0), KILL);
+    assert_eq!(verdict(Filter::compile().unwrap().program(), i386, 1, [0; 2]), KILL);
 }
 
 #[test]
@@ -84,5 +85,23 @@ fn arguments_decide_where_a_call_can_be_used_two_ways() {
         (libc::SYS_personality, 0x0004_0000, REFUSE),
     ] {
         assert_eq!(answer(call, argument), expected, "call {call} with {argument:#x}");
+    }
+}
+
+#[test]
+fn netlink_is_for_looking_around_not_for_the_packet_filter() {
+    let filter = Filter::compile().unwrap();
+    let socket = |family: i32, protocol: i32| {
+        verdict(filter.program(), NATIVE, libc::SYS_socket as u32, [family as u64, protocol as u64])
+    };
+    for protocol in 0..32 {
+        let expected = if NETLINK.contains(&protocol) { ALLOW } else { REFUSE };
+        assert_eq!(socket(libc::AF_NETLINK, protocol), expected, "netlink {protocol}");
+        assert_eq!(socket(libc::AF_INET, protocol), ALLOW);
+        assert_eq!(socket(libc::AF_PACKET, protocol), REFUSE);
+    }
+    for family in 0..64 {
+        let expected = if FAMILIES.contains(&family) || family == libc::AF_NETLINK { ALLOW } else { REFUSE };
+        assert_eq!(socket(family, 0), expected, "family {family}");
     }
 }

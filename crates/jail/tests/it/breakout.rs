@@ -12,12 +12,13 @@ use crate::machine;
 const EPERM: &str = "1";
 const ENOSYS: &str = "38";
 /// What has another answer than "not permitted", and why that is as good.
-const OTHERWISE: [(&str, &str); 7] = [
-    ("clone3", ENOSYS),       // its flags cannot be filtered; programs fall back to clone
-    ("future_call", ENOSYS),  // programs fall back
-    ("nfsservctl", EPERM),    //
-    ("ptrace_outside", "3"),  // ESRCH: there is no such process in here
-    ("unshare_user", "done"), // Chromium's sandbox; good for nothing else, as the next lines show
+const OTHERWISE: [(&str, &str); 8] = [
+    ("netlink_route", "done"), // ip(8), in a network of its own
+    ("clone3", ENOSYS),        // its flags cannot be filtered; programs fall back to clone
+    ("future_call", ENOSYS),   // programs fall back
+    ("nfsservctl", EPERM),     //
+    ("ptrace_outside", "3"),   // ESRCH: there is no such process in here
+    ("unshare_user", "done"),  // Chromium's sandbox; good for nothing else, as the next lines show
     ("setns", EPERM),
     ("raise_nofile", EPERM),
 ];
