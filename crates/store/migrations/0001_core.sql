@@ -189,7 +189,8 @@ create table idempotency (
     owner        uuid not null,
     lease_until  timestamptz not null,
     status       integer,
-    reply        jsonb,
+    -- Not jsonb: a reply may quote U+0000 (the output of a command), and is to come back byte for byte.
+    reply        json,
     created_at   timestamptz not null,
     constraint idempotency_key primary key (principal_id, route, key)
 );

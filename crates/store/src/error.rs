@@ -69,6 +69,10 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
             if let Some((code, field, text)) = db.constraint().and_then(constraint) {
                 return Error::new(code, text).field(field);
             }
+            // 22021 and 22P05: PostgreSQL's text holds every character but one.
+            if db.code().is_some_and(|c| c == "22021" || c == "22P05") {
+                return Error::new(Code::InvalidField, "text cannot hold the character U+0000; leave it out").because(error);
+            }
             if away(&**db) { Error::unavailable("the database", error) } else { Error::internal(error) }
         }
         sqlx::Error::Io(_)

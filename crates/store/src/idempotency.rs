@@ -2,7 +2,7 @@
 //! effect happens once, whatever crashes in between.
 //!
 //! A key is claimed before the work with a lease; a claim whose process died is free again when the lease ends.
-//! A handle that is dropped without a stored reply gives the key up, so that a request that failed may be tried
+//! While the handle lives its lease is renewed, however long the work takes. A handle that is dropped without a stored reply gives the key up, so that a request that failed may be tried
 //! again at once.
 
 use std::time::Duration;
@@ -15,8 +15,9 @@ use crate::caller::Caller;
 use crate::error::OrDomain as _;
 use crate::store::Store;
 
-/// How long a claim holds without being extended.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long a claim holds without being extended: what a caller waits when the process that worked on it was killed.
+/// Short is safe, because the reply is stored with the effect and only by the claim's owner.
+const LEASE: Duration = Duration::from_secs(6);
 
 /// What identifies a request and what it says.
 pub struct IdempotencyRequest<'a> {
@@ -42,6 +43,7 @@ pub struct IdempotencyHandle {
     key: String,
     owner: Uuid,
     finished: bool,
+    renewal: tokio::task::AbortHandle,
 }
 
 impl Store {
@@ -89,13 +91,17 @@ impl Store {
         .await
         .or_domain()?;
         if row.try_get::<Option<Uuid>, _>("owner").or_domain()?.is_some() {
+            let (route, key) = (request.route.to_owned(), request.key.to_owned());
+            let renewal = tokio::spawn(renew(self.clone(), principal, route.clone(), key.clone(), owner))
+                .abort_handle();
             return Ok(Begin::Fresh(IdempotencyHandle {
                 store: self.clone(),
                 principal,
-                route: request.route.to_owned(),
-                key: request.key.to_owned(),
+                route,
+                key,
                 owner,
                 finished: false,
+                renewal,
             }));
         }
         // Nothing of ours and nothing seen: another request claimed it after this statement's snapshot.
@@ -121,21 +127,10 @@ impl Store {
 }
 
 impl IdempotencyHandle {
-    /// Holds the key for longer work, such as an exec. `lease_lost` when another request has taken it over.
+    /// Holds the key until `by` from now; the renewal does the same by itself. `lease_lost` when another request has
+    /// taken it over.
     pub async fn extend(&self, by: Duration) -> Result<(), Error> {
-        let kept = sqlx::query(
-            "update idempotency set lease_until = $5
-             where principal_id = $1 and route = $2 and key = $3 and owner = $4 and state = 'running'",
-        )
-        .bind(self.principal)
-        .bind(&self.route)
-        .bind(&self.key)
-        .bind(self.owner)
-        .bind(self.store.now().plus(by).to_utc())
-        .execute(self.store.pool())
-        .await
-        .or_domain()?;
-        if kept.rows_affected() == 1 { Ok(()) } else { Err(lost()) }
+        extend(&self.store, self.principal, &self.route, &self.key, self.owner, by).await
     }
 
     /// Gives the key up after a failure, so that the caller may try again at once.
@@ -153,7 +148,7 @@ impl IdempotencyHandle {
         now: Time,
     ) -> Result<(), Error> {
         let stored = sqlx::query(
-            "update idempotency set state = 'done', status = $5, reply = $6, created_at = $7
+            "update idempotency set state = 'done', status = $5, reply = $6::json, created_at = $7
              where principal_id = $1 and route = $2 and key = $3 and owner = $4 and state = 'running'",
         )
         .bind(self.principal)
@@ -161,7 +156,7 @@ impl IdempotencyHandle {
         .bind(&self.key)
         .bind(self.owner)
         .bind(i32::from(status))
-        .bind(body)
+        .bind(body.to_string())
         .bind(now.to_utc())
         .execute(tx)
         .await
@@ -172,6 +167,41 @@ impl IdempotencyHandle {
     pub(crate) fn done(mut self) {
         self.finished = true;
     }
+}
+
+/// Ends with the handle. A database that is away for a moment is tried again at the next turn.
+async fn renew(store: Store, principal: Uuid, route: String, key: String, owner: Uuid) {
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        match extend(&store, principal, &route, &key, owner, LEASE).await {
+            Err(error) if error.code == Code::LeaseLost => return,
+            Err(error) => tracing::debug!(%error, "an idempotency key was not renewed"),
+            Ok(()) => {}
+        }
+    }
+}
+
+async fn extend(
+    store: &Store,
+    principal: Uuid,
+    route: &str,
+    key: &str,
+    owner: Uuid,
+    by: Duration,
+) -> Result<(), Error> {
+    let kept = sqlx::query(
+        "update idempotency set lease_until = greatest(lease_until, $5)
+         where principal_id = $1 and route = $2 and key = $3 and owner = $4 and state = 'running'",
+    )
+    .bind(principal)
+    .bind(route)
+    .bind(key)
+    .bind(owner)
+    .bind(store.now().plus(by).to_utc())
+    .execute(store.pool())
+    .await
+    .or_domain()?;
+    if kept.rows_affected() == 1 { Ok(()) } else { Err(lost()) }
 }
 
 fn lost() -> Error {
@@ -195,6 +225,7 @@ async fn free(store: &Store, principal: Uuid, route: &str, key: &str, owner: Uui
 
 impl Drop for IdempotencyHandle {
     fn drop(&mut self) {
+        self.renewal.abort();
         if self.finished {
             return;
         }

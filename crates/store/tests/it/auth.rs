@@ -227,3 +227,13 @@ async fn a_first_password_that_could_not_be_shown_makes_no_admin() {
     assert_eq!(code(store.login("admin", &lost.unwrap(), meta()).await), Code::Unauthenticated);
     assert!(store.system(Actor::Setup).bootstrap().await.unwrap().is_some(), "the next start makes another");
 }
+
+#[tokio::test]
+async fn a_character_the_database_cannot_hold_is_told_and_no_defect() {
+    let app = App::new().await;
+    let login = app.store.login("ad\u{0}min", &Plain::new(PASSWORD), meta()).await;
+    assert_eq!(code(login), Code::InvalidField);
+    let mut scope = app.global(&app.admin).await;
+    let filter = wharf_store::audit::AuditFilter { principal: Some("\u{0}".into()), ..Default::default() };
+    assert_eq!(code(scope.audit_list(&filter).await), Code::InvalidField);
+}

@@ -131,6 +131,20 @@ async fn of_many_at_once_one_runs() {
 }
 
 #[tokio::test]
+async fn an_answer_with_any_character_comes_back_as_it_was() {
+    let app = App::new().await;
+    let odd = json!({"stdout": "a\u{0}b \u{1F600} \u{FFFF}", "z": 1, "a": 2});
+    let mut scope = app.global(&app.admin).await;
+    scope.idempotent(fresh(begin(&app.store, &app.admin, "k", 1).await));
+    make_space(&mut scope, "lab").await;
+    scope.commit_reply(200, &odd).await.unwrap();
+    let Begin::Replay { body, .. } = begin(&app.store, &app.admin, "k", 1).await.unwrap() else {
+        panic!("runs again")
+    };
+    assert_eq!(body, odd);
+}
+
+#[tokio::test]
 async fn a_key_has_a_length() {
     let app = App::new().await;
     assert_eq!(code(begin(&app.store, &app.admin, "", 1).await), Code::InvalidField);
