@@ -12,6 +12,7 @@ use wharf_wire::host::Identity;
 use crate::accounts::Power;
 use crate::fault::{Fault, Result};
 use crate::limits;
+use crate::memory::Memory;
 use crate::processes::Processes;
 use crate::reaper::Reaper;
 use crate::root::Root;
@@ -29,6 +30,7 @@ pub struct Host {
     pub terminals: Terminals,
     pub turns: Turns,
     pub agents: Agents,
+    pub memory: Memory,
     pub incarnation: String,
     pub started: Instant,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -46,6 +48,7 @@ impl Host {
             terminals: Terminals::default(),
             turns: Turns::default(),
             agents: Agents::default(),
+            memory: Memory::default(),
             incarnation: random_name()?,
             started: Instant::now(),
             identity: Mutex::new(None),

@@ -11,6 +11,7 @@ mod files;
 mod host;
 mod identity;
 pub mod limits;
+mod memory;
 mod process;
 mod processes;
 mod pump;
@@ -112,6 +113,7 @@ fn inherited() -> io::Result<UnixListener> {
 
 /// Runs until a signal ends it.
 pub fn run(options: &Options) -> io::Result<()> {
+    memory::tune();
     let listener = match &options.listen {
         Some(path) => UnixListener::bind(path)?,
         None => inherited()?,
@@ -144,6 +146,8 @@ async fn main(host: Arc<Host>, listener: UnixListener) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let idling = Arc::clone(&host);
+    tokio::spawn(async move { idling.memory.give_back().await });
     let reaping = Arc::clone(&host);
     let reaper = tokio::spawn(async move { reaping.reaper.run().await });
     tokio::select! {

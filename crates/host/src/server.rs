@@ -47,6 +47,7 @@ pub async fn serve(host: Arc<Host>, listener: UnixListener) {
 }
 
 async fn answer(host: Arc<Host>, request: Incomes) -> Result<Reply, Infallible> {
+    host.memory.used();
     Ok(route(host, request).await.unwrap_or_else(|fault| reply::fault(&fault)))
 }
 

@@ -220,6 +220,7 @@ async fn carry_out(
     }
     drop(state);
     let _ = journal.prune(key);
+    host.memory.used();
 }
 
 fn follow(turn: Arc<Turn>, after: u64) -> Reply {
