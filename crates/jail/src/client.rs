@@ -65,6 +65,8 @@ impl NativeRuntime {
     async fn ask_with(&self, request: Request, file: Option<OwnedFd>, patience: Duration) -> Result<Reply> {
         let away = |why: String| Fault::Away(format!("jailer at {}: {why}", self.socket.display()));
         let frame = wire::encode(&request, MAX_REQUEST).map_err(|e| Fault::Refused(e.to_string()))?;
+        // The other side reads on from here, and shares the position with us.
+        let begin = file.as_ref().and_then(|file| rustix::fs::tell(file).ok());
         let work = async {
             let _permit = self.permits.acquire().await.map_err(|e| away(e.to_string()))?;
             let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -75,6 +77,11 @@ impl NativeRuntime {
                     Ok(reply) => return Ok(reply),
                 }
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                if let Some(file) = &file {
+                    let begin = begin.ok_or_else(|| away("it left while it read a stream".to_owned()))?;
+                    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(begin))
+                        .map_err(|e| away(e.to_string()))?;
+                }
             }
             let stream = self.connect().await?;
             self.once(stream, &frame, file.as_ref()).await.map_err(|broken| match broken {

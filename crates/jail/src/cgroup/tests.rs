@@ -55,3 +55,49 @@ fn version_two_limits_are_written_in_its_own_units() {
     assert_eq!(read("pids.max"), "64");
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// The machine's own version 1 trees without its version 2 one, as if that were not there.
+#[test]
+fn without_version_two_a_jail_is_still_frozen_thawed_and_ended_as_a_whole() {
+    let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = mounts::Mounts { v2: None, ..mounts::parse(&info) };
+    let missing = ["cpu", "memory", "pids", "freezer"].iter().any(|c| !mounted.v1.contains_key(*c));
+    if missing || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root and version 1 cgroups");
+        return;
+    }
+    let parent = format!("jail-v1-{}", std::process::id());
+    let groups = Cgroups::among(&mounted, &parent);
+    groups.prepare().unwrap();
+    assert_eq!(groups.kind(), "v1");
+    let group = groups.create("one", &Resources::default()).unwrap();
+    // It has children only once it is inside.
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", "read go; sleep 1000 & wait"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for directory in groups.v1.values().map(|at| at.join("one")).filter(|d| d.exists()) {
+        std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    drop(child.stdin.take());
+    while group.processes().len() < 2 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(group.freeze().unwrap());
+    // What is frozen does not see the signal; killing thaws it as well.
+    group.kill();
+    assert!(!child.wait().unwrap().success());
+    for _ in 0..500 {
+        group.kill();
+        if group.remove() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(group.processes().is_empty() && group.remove());
+    for directory in groups.v1.values() {
+        std::fs::remove_dir(directory).unwrap();
+    }
+}

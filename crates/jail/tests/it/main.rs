@@ -9,6 +9,7 @@ mod harness;
 mod lab;
 
 mod adopt;
+mod base;
 mod breakout;
 mod images;
 mod launch;
