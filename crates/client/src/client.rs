@@ -107,7 +107,8 @@ impl Builder {
 }
 
 /// Which cryptography TLS uses, once for the process. Another library may have chosen already; that one stays.
-fn crypto() {
+/// Whoever builds a bare `reqwest` client calls it first.
+pub fn crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }

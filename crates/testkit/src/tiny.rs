@@ -13,17 +13,19 @@ pub fn archive(to: &Path) -> std::io::Result<()> {
     let tree = tempfile::tempdir()?;
     let root = tree.path();
     std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755))?;
-    for dir in ["bin", "etc", "proc", "sys", "dev", "run", "root", "tmp", "home/agent", "var/lib"] {
+    for dir in ["usr/bin", "etc", "proc", "sys", "dev", "run", "root", "tmp", "home/agent", "var/lib"] {
         std::fs::create_dir_all(root.join(dir))?;
     }
     std::fs::set_permissions(root.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
-    std::fs::copy(BUSYBOX, root.join("bin/busybox"))?;
+    std::fs::copy(BUSYBOX, root.join("usr/bin/busybox"))?;
     for applet in String::from_utf8_lossy(&Command::new(BUSYBOX).arg("--list").output()?.stdout).lines() {
         if applet != "busybox" {
-            symlink("busybox", root.join("bin").join(applet))?;
+            symlink("busybox", root.join("usr/bin").join(applet))?;
         }
     }
-    symlink("/bin", root.join("sbin"))?;
+    for link in ["bin", "sbin"] {
+        symlink("usr/bin", root.join(link))?;
+    }
     std::fs::write(
         root.join("etc/passwd"),
         "root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:agent:/home/agent:/bin/sh\n",

@@ -40,7 +40,11 @@ pub fn command() -> clap::Command {
     };
     let new = clap::Command::new;
     let root = wharf_cli::command()
-        .arg(clap::arg!(--config <FILE> "Settings to use instead of <data_dir>/wharf.toml").hide(true))
+        .arg(
+            clap::arg!(--config <FILE> "Settings to use instead of <data_dir>/wharf.toml")
+                .value_parser(clap::value_parser!(std::path::PathBuf))
+                .hide(true),
+        )
         .subcommand(with(up::Args::augment_args(new("up")), "Run everything on this machine"))
         .subcommand(with(up::ServeArgs::augment_args(new("serve")), "Run some roles on this machine"))
         .subcommand(

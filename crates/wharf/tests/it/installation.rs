@@ -60,11 +60,12 @@ impl Installation {
             data.join("wharf.toml"),
             format!(
                 "listen = \"{address}\"\n\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\nloop_size_mib = 4096\n\n\
-                 [warm]\ntiny = 1\n\n[log]\nlevel = \"warn\"\n",
+                 [warm]\nbase = 0\ntiny = 1\n\n[log]\nlevel = \"warn\"\n",
                 1_100_000_000 + u64::from(number % 1000) * 1_000_000,
             ),
         )
         .unwrap();
+        wharf_client::client::crypto();
         let mut this = Self {
             dir,
             keeper: None,
@@ -137,6 +138,7 @@ impl Installation {
         wharf_testkit::tiny::archive(&archive).unwrap();
         open_up(&archive);
         self.login().await;
+        self.post("/v1/spaces", json!({ "name": SPACE })).await;
         let out = Command::new(env!("CARGO_BIN_EXE_wharf"))
             .args(["image", "import"])
             .arg(&archive)
@@ -149,7 +151,6 @@ impl Installation {
             .output()
             .unwrap();
         assert!(out.status.success(), "image import: {}", String::from_utf8_lossy(&out.stderr));
-        self.post("/v1/spaces", json!({ "name": SPACE })).await;
     }
 
     async fn login(&self) {

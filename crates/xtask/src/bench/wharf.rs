@@ -30,9 +30,9 @@ impl Wharf {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("wharf.log"))?;
         let since = Instant::now();
         let mut child = Command::new(binary()?)
+            .arg("up")
             .arg("--config")
             .arg(&config)
-            .arg("up")
             .env("WHARF_DATA_DIR", dir.join("data"))
             .env("WHARF_LISTEN", &address)
             .stdin(Stdio::null())
