@@ -114,6 +114,11 @@ impl Out {
         print(self.one_text(item)?.as_bytes())
     }
 
+    /// One thing that was made or changed: a row for people, the thing itself for programs.
+    pub fn made<T: Show>(&self, item: &T) -> anyhow::Result<()> {
+        if self.format == Format::Table { self.list(std::slice::from_ref(item)) } else { self.one(item) }
+    }
+
     /// Something that has no name and no row of its own.
     pub fn value<T: Serialize>(&self, item: &T) -> anyhow::Result<()> {
         let text = match self.format {

@@ -68,7 +68,7 @@ impl Command {
                     space: c.in_space,
                     labels,
                 };
-                ctx.out.list(&[bindings.create(&body).await?])
+                ctx.out.made(&bindings.create(&body).await?)
             }
             Self::List { listing } => {
                 common::list::<api::RoleBinding>(

@@ -72,7 +72,7 @@ impl Command {
                 };
                 let image = space.import_image(&name, body, length).await;
                 bar.finish_and_clear();
-                ctx.out.list(&[image?])
+                ctx.out.made(&image?)
             }
             Self::Delete { names, digest, sure } => {
                 let (space, digest) = (&space, digest.as_deref());

@@ -17,13 +17,15 @@ use crate::prompt;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a role
-    #[command(after_help = "A rule is VERBS:RESOURCES[:NAMES], each a list with commas, `*` for all, `GROUP/*` for all resources of a group
+    #[command(
+        after_help = "A rule is VERBS:RESOURCES[:NAMES], each a list with commas, `*` for all, `GROUP/*` for all resources of a group
 (core, sessions, work, workers, access).
 
 Examples:
   wharf role create watcher --rule get,list,watch:sessions,messages
   wharf role create one-secret --rule read-values:secrets:api-key
-  wharf role create complex --file rules.json      a JSON array of rules as the API has them")]
+  wharf role create complex --file rules.json      a JSON array of rules as the API has them"
+    )]
     Create {
         #[arg(value_parser = common::name)]
         name: Name,
@@ -150,7 +152,7 @@ impl Command {
                 let rules = rules.read()?;
                 let patch =
                     api::PatchRole { rules: (!rules.is_empty()).then_some(rules), labels: labels.patch() };
-                ctx.out.list(&[roles.patch(&name, &patch, None).await?])
+                ctx.out.made(&roles.patch(&name, &patch, None).await?)
             }
             Self::Delete { names, sure } => {
                 common::delete(&names, &sure, "role", |n| async move { roles.delete(&n).await }).await

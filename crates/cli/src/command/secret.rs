@@ -112,7 +112,7 @@ impl Command {
                     }
                     other => other?,
                 };
-                ctx.out.list(&[secret])
+                ctx.out.made(&secret)
             }
             Self::List { listing } => {
                 let none = format!("no secrets in space {}", space.name());

@@ -65,7 +65,7 @@ impl Command {
         match self {
             Self::Create { name, description, labels } => {
                 let body = api::CreateServiceAccount { name, description, labels: labels.read()? };
-                ctx.out.list(&[accounts.create(&body).await?])
+                ctx.out.made(&accounts.create(&body).await?)
             }
             Self::List { listing } => {
                 common::list::<api::ServiceAccount>(
@@ -80,7 +80,7 @@ impl Command {
             Self::Update { name, description, disable, enable, labels } => {
                 let disabled = disabled(enable, disable);
                 let patch = api::PatchServiceAccount { description, disabled, labels: labels.patch() };
-                ctx.out.list(&[accounts.patch(&name, &patch, None).await?])
+                ctx.out.made(&accounts.patch(&name, &patch, None).await?)
             }
             Self::Delete { names, sure } => {
                 common::delete(&names, &sure, "service account", |n| async move { accounts.delete(&n).await })

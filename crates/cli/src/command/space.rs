@@ -255,7 +255,7 @@ impl Command {
                     defaults: c.defaults.over(api::SpaceDefaults::default()).unwrap_or_default(),
                 };
                 let space = ctx.client()?.spaces().create(&body).await?;
-                ctx.out.list(std::slice::from_ref(&space))?;
+                ctx.out.made(&space)?;
                 if c.choose { choose(ctx, space.name.as_str()) } else { Ok(()) }
             }
             Self::List { listing } => {
@@ -284,7 +284,7 @@ impl Command {
                     quotas: quotas_patch(&u.quotas),
                     defaults: before.and_then(|s| u.defaults.over(s.defaults)),
                 };
-                ctx.out.list(&[spaces.patch(&u.name, &patch, version).await?])
+                ctx.out.made(&spaces.patch(&u.name, &patch, version).await?)
             }
             Self::Delete { names, sure } => {
                 let spaces = ctx.client()?.spaces();

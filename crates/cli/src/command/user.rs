@@ -90,7 +90,7 @@ impl Command {
                     prompt::new_password(&format!("Password for {name}"), password_file.as_deref())?;
                 let labels = labels.read()?;
                 let body = api::CreateUser { name, password: Sensitive::new(password), display_name, labels };
-                ctx.out.list(&[users.create(&body).await?])
+                ctx.out.made(&users.create(&body).await?)
             }
             Self::List { listing } => {
                 common::list::<api::User>(
@@ -105,7 +105,7 @@ impl Command {
             Self::Update { name, display_name, disable, enable, labels } => {
                 let disabled = disabled(enable, disable);
                 let patch = api::PatchUser { password: None, display_name, disabled, labels: labels.patch() };
-                ctx.out.list(&[users.patch(&name, &patch, None).await?])
+                ctx.out.made(&users.patch(&name, &patch, None).await?)
             }
             Self::Passwd { name, password_file } => {
                 let password =

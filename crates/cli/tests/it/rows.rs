@@ -86,7 +86,9 @@ fn roles_and_tokens() {
     }
     let mixed = wharf_cli::command::role::parse_rule("get:sessions,secrets").unwrap();
     assert_eq!(mixed.groups, ["core", "sessions"]);
-    for bad in ["", "get", "get:core/*,secrets", "get:planes/*", "fly:sessions", "get:planes", ":sessions", "get:"] {
+    for bad in
+        ["", "get", "get:core/*,secrets", "get:planes/*", "fly:sessions", "get:planes", ":sessions", "get:"]
+    {
         assert!(wharf_cli::command::role::parse_rule(bad).is_err(), "{bad}");
     }
 }

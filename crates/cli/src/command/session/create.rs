@@ -192,7 +192,7 @@ impl Create {
             return print((serde_json::to_string_pretty(&body)? + "\n").as_bytes());
         }
         let session = ctx.space()?.create_session(&body, self.wait).await?;
-        ctx.out.list(std::slice::from_ref(&session))?;
+        ctx.out.made(&session)?;
         if self.wait {
             ready(&session)?;
         }
@@ -272,6 +272,6 @@ impl Update {
             metadata: self.metadata.as_deref().map(object).transpose()?,
         };
         let session = ctx.space()?.sessions().patch(&self.session, &patch, self.if_version).await?;
-        ctx.out.list(&[session])
+        ctx.out.made(&session)
     }
 }

@@ -108,7 +108,7 @@ impl Exec {
             }
             let session = space.session(&name);
             if this.background {
-                return ctx.out.list(&[session.spawn(body).await?]);
+                return ctx.out.made(&session.spawn(body).await?);
             }
             let ended =
                 if this.stdin { piped(&session, body).await? } else { streamed(&session, body).await? };

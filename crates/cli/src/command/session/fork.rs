@@ -71,7 +71,7 @@ impl Fork {
         if self.wait {
             fork = until(&ctx.session(&fork.id.to_string())?, |s| s.state != State::Init).await?;
         }
-        ctx.out.list(std::slice::from_ref(&fork))?;
+        ctx.out.made(&fork)?;
         if self.wait { ready(&fork) } else { Ok(()) }
     }
 }

@@ -58,15 +58,20 @@ impl Command {
         match self {
             Self::Create { session, name, labels, wait } => {
                 let snapshots = ctx.session(&session)?.snapshots();
-                let mut taken = snapshots.create(&api::CreateSnapshot { name, labels: labels.read()? }).await?;
+                let mut taken =
+                    snapshots.create(&api::CreateSnapshot { name, labels: labels.read()? }).await?;
                 while wait && taken.state == api::SnapshotState::Pending {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     taken = snapshots.get(&taken.id.to_string()).await?;
                 }
-                ctx.out.list(std::slice::from_ref(&taken))?;
+                ctx.out.made(&taken)?;
                 if taken.state == api::SnapshotState::Failed {
                     let why = taken.state_reason.as_deref().unwrap_or("no reason was given");
-                    return Err(Refusal::failed(format!("snapshot {} could not be taken: {why}", taken.name)).into());
+                    return Err(Refusal::failed(format!(
+                        "snapshot {} could not be taken: {why}",
+                        taken.name
+                    ))
+                    .into());
                 }
                 Ok(())
             }

@@ -64,7 +64,7 @@ impl Send {
                 "queued; `wharf session events {} --follow --after {}` follows it",
                 self.session, message.seq
             ));
-            return ctx.out.list(&[message]);
+            return ctx.out.made(&message);
         }
         let mut follower = Follower::new(&ctx.out, &message);
         let mut events = session.events(Some(message.seq)).await?;
