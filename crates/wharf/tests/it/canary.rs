@@ -70,9 +70,24 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal() {
             process.name
         );
     }
+    // Something that may be found, so that looking in the wrong place would show.
+    wharf
+        .post(
+            &format!("{space}/sessions/one/messages?wait=done"),
+            json!({ "content": "echo CONTROL-5d1e | tee seen; sync" }),
+        )
+        .await;
     // Stopped, so that all of the pool and the database is on the disk.
     wharf.stop();
-    let found = Command::new("grep").args(["-rlaF", "CANARY"]).arg(wharf.dir()).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "files that hold it");
+    let grep = |word: &str| {
+        let found = Command::new("grep").args(["-rlaF", word]).arg(wharf.dir()).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    let seen = grep("CONTROL-5d1e");
+    assert!(
+        seen.contains("/postgres/") && seen.contains("/jail/"),
+        "what is written is found in {seen:?} only"
+    );
+    assert_eq!(grep("CANARY"), "", "files that hold it");
     wharf.finish();
 }
