@@ -93,6 +93,13 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes our directories; what is not empty stays.
+    pub fn close(&self) {
+        for directory in self.unified.iter().chain(self.v1.values()) {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+
     /// `v1`, `v2` or `hybrid`.
     pub fn kind(&self) -> &'static str {
         match (self.v1.keys().any(|c| V2_WANTED.contains(&c.as_str())), self.unified.is_some()) {

@@ -139,6 +139,9 @@ pub fn run(settings: JailerSettings, ready: impl FnOnce()) -> Result<(), Step> {
     );
     ready();
     let result = jailer.serve();
+    if jailer.jails.is_empty() {
+        jailer.cgroups.close();
+    }
     let _ = std::fs::remove_file(jailer.settings.socket());
     result
 }

@@ -288,7 +288,7 @@ impl Drop for Machine {
             std::thread::sleep(Duration::from_millis(20));
         }
         for ours in self.cgroups() {
-            let _ = std::fs::remove_dir(ours);
+            let _ = writeln!(found, "cgroup: {}", ours.display());
         }
         if found.is_empty() {
             let _ = std::fs::remove_dir_all(&self.dir);
