@@ -1,7 +1,7 @@
 //! The typed client of `wharf-host`: HTTP/1.1 over the socket of one jail, connections kept for the next request.
 //!
-//! It does not retry: only its caller knows what may be asked twice. The one exception is a kept connection the host closed before
-//! a byte of the request was sent, which is nobody's question yet.
+//! It does not retry: only its caller knows what may be asked twice. The one exception is a kept connection that turns
+//! out to be closed: a request that has not left, and one that only reads, go over a new one.
 
 mod calls;
 mod streams;
@@ -209,14 +209,16 @@ impl HostClient {
     /// Sends and waits for the answer's head. A refusal is an error with the host's own words.
     async fn send(&self, mut request: Request<Body>) -> Result<(Response<Incoming>, Connection)> {
         request.headers_mut().insert(HOST, HeaderValue::from_static("wharf-host"));
-        let mut sender = match self.kept().await {
-            Some(sender) => sender,
-            None => self.connect().await?,
+        let Some(mut sender) = self.kept().await else {
+            let mut sender = self.connect().await?;
+            let sent = sender.send_request(request).await;
+            return self.judge(sent, sender).await;
         };
+        let question = (request.method() == Method::GET).then(|| head_of(&request));
         let sent = match sender.try_send_request(request).await {
             Ok(response) => Ok(response),
-            Err(mut e) => match e.take_message() {
-                // The kept connection had been closed; the request has not left.
+            Err(mut e) => match e.take_message().or(question) {
+                // The kept connection had been closed: the request has not left, or may be asked again.
                 Some(request) => {
                     sender = self.connect().await?;
                     sender.send_request(request).await
@@ -224,6 +226,14 @@ impl HostClient {
                 None => Err(e.into_error()),
             },
         };
+        self.judge(sent, sender).await
+    }
+
+    async fn judge(
+        &self,
+        sent: hyper::Result<Response<Incoming>>,
+        sender: Connection,
+    ) -> Result<(Response<Incoming>, Connection)> {
         let response = sent.map_err(broken)?;
         if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok((response, sender));
@@ -294,6 +304,15 @@ impl HostClient {
         }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(broken)
     }
+}
+
+/// A request without a body, once more.
+fn head_of(request: &Request<Body>) -> Request<Body> {
+    let mut again = Request::new(full(Bytes::new()));
+    request.method().clone_into(again.method_mut());
+    request.uri().clone_into(again.uri_mut());
+    request.headers().clone_into(again.headers_mut());
+    again
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod client;
 mod exec;
 mod files;
 mod harness;
