@@ -272,7 +272,7 @@ pub struct PatchSession {
     /// New limits; applied to a running session at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourcesPatch>,
-    /// Standing instructions; null removes them. Counts from the next turn on.
+    /// Standing instructions; null removes them. Counts from the next start of its computer on.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 262_144)]
     pub instructions: Option<Option<String>>,
