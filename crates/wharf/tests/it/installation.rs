@@ -60,7 +60,7 @@ impl Installation {
             data.join("wharf.toml"),
             format!(
                 "listen = \"{address}\"\n\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\nloop_size_mib = 1024\n\n\
-                 [warm]\nbase = 0\ntiny = 1\n\n[sessions]\nhold_seconds = 2\n\n[log]\nlevel = \"warn\"\n",
+                 [warm]\nbase = 0\ntiny = 1\n\n[log]\nlevel = \"warn\"\n",
                 1_100_000_000 + u64::from(number % 1000) * 1_000_000,
             ),
         )

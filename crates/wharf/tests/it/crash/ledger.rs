@@ -127,25 +127,26 @@ fn text(message: &Value) -> String {
     blocks.iter().filter_map(|b| b["text"].as_str()).collect::<String>().trim().to_owned()
 }
 
-/// All messages of a session once none is queued or running.
+/// All messages of a session once none is queued or running, and its computer is up again where it was closed: a
+/// closed session keeps what waits in it, and its files are served by a computer that stays for a while.
 async fn settled(wharf: &Installation, name: &str, book: &Book) -> Log {
+    let path = format!("/v1/spaces/{SPACE}/sessions/{name}");
     let since = Instant::now();
     loop {
+        let session = wharf.get(&path).await;
+        if session["desired"] == "closed" {
+            wharf.post(&format!("{path}/restore"), json!({})).await;
+        }
         let log = read(wharf, name).await;
         let waiting = log.asked.iter().filter(|e| e.state == "queued" || e.state == "running").count();
-        if waiting == 0 {
+        if waiting == 0 && session["state"] == "idle" {
             return log;
         }
         assert!(
             since.elapsed() < Duration::from_secs(90),
-            "{name}: {waiting} of {} messages have not ended after 90 s",
+            "{name}: {waiting} of {} messages have not ended after 90 s; the session is {session}",
             book.acknowledged.len()
         );
-        // A closed session keeps what waits in it until somebody restores it.
-        let session = wharf.get(&format!("/v1/spaces/{SPACE}/sessions/{name}")).await;
-        if session["desired"] == "closed" {
-            wharf.post(&format!("/v1/spaces/{SPACE}/sessions/{name}/restore"), json!({})).await;
-        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
