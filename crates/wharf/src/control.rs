@@ -7,6 +7,7 @@ pub mod database;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,15 +45,11 @@ pub struct Parts {
 }
 
 /// Started by the keeper.
-pub fn child() -> Result<()> {
+pub fn child() -> Result<ExitCode> {
     let settings = enter()?;
     // Nothing started from here on, PostgreSQL included, can gain what this process does not have.
     rustix::thread::set_no_new_privs(true)?;
-    let result = run(settings, Reporter::Keeper);
-    if let Err(error) = &result {
-        Reporter::Keeper.send(&Report::Failed { reason: format!("{error:#}") })?;
-    }
-    result
+    Reporter::Keeper.outcome(run(settings, Reporter::Keeper))
 }
 
 /// Runs until a signal, or until a role fails.

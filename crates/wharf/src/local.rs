@@ -20,7 +20,7 @@ use wharf_domain::Name;
 
 use crate::args::SettingsArgs;
 use crate::image::BuildArgs;
-use crate::up::Account;
+use crate::up::{Account, PASSWORD_FILE};
 
 #[derive(clap::Subcommand)]
 pub enum KeyCommand {
@@ -124,6 +124,7 @@ fn ask(given: &SettingsArgs, request: Request) -> Result<ExitCode> {
     let Some(account) = Account::find(&settings.user)? else {
         bail!("there is no user {}; start wharf once, it makes it", settings.user);
     };
+    let resets = matches!(&request, Request::ResetPassword { user, .. } if user.as_str() == "admin");
     let handover = Handover { settings: serde_json::from_slice(&hand_over(&settings)?)?, request };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("local").stdin(Stdio::piped()).uid(account.uid).gid(account.gid).current_dir("/").env_clear();
@@ -132,6 +133,10 @@ fn ask(given: &SettingsArgs, request: Request) -> Result<ExitCode> {
     let bytes = serde_json::to_vec(&handover)?;
     child.stdin.take().context("no pipe to hand the request over")?.write_all(&bytes)?;
     let status = child.wait()?;
+    if status.success() && resets {
+        // Whoever could read the first password has no more use for it.
+        let _ = std::fs::remove_file(settings.data_dir.join(PASSWORD_FILE));
+    }
     Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
 }
 

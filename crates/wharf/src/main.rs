@@ -78,8 +78,8 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
     match name {
         "up" => up::start(&given, &up::Args::from_arg_matches(sub)?)?,
         "serve" => up::serve(&given, &up::ServeArgs::from_arg_matches(sub)?)?,
-        "jailer" => roles::jailer::child()?,
-        "control-plane" => control::child()?,
+        "jailer" => return roles::jailer::child(),
+        "control-plane" => return control::child(),
         "config" => config::run(&config::ConfigCommand::from_arg_matches(sub)?, || given.load())?,
         "doctor" => {
             let healthy = doctor::run(&doctor::Args::from_arg_matches(sub)?, || given.load())?;

@@ -79,7 +79,7 @@ fn as_ordinary_user(mut settings: Settings) -> Result<()> {
     if settings.roles.remove(&Role::Jailer) {
         eprintln!(
             "wharf: started as {}, not root, so there is no jailer: sessions are unavailable, everything else works.\n\
-             wharf: for sessions, run `sudo wharf up`, or `sudo wharf serve --role jailer` beside this with the same data_dir.",
+             wharf: for sessions, run `sudo wharf up`.",
             place::user_name()
         );
     }

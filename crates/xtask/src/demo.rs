@@ -47,7 +47,9 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(wharf.is_file(), "{} is not there; build it with `make build`", wharf.display());
     let begun = Instant::now();
     if dir.exists() {
-        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))?;
+        step("the last run's directory is cleared", || {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))
+        })?;
     }
     std::fs::create_dir_all(&dir)?;
 

@@ -1,8 +1,6 @@
 //! Every key there is, with its type and meaning: what `wharf config schema` prints, what a misspelt key is
 //! compared with and which keys are secret. A test holds it equal to the tree itself.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,18 +195,4 @@ pub fn schema() -> Value {
         }
     }
     root
-}
-
-/// The table of `docs/settings.md`; a test holds the page to it.
-pub fn table() -> String {
-    let defaults = serde_json::to_value(super::Settings::default()).unwrap_or_default();
-    let mut out = String::from("| setting | default | what it is |\n|---|---|---|\n");
-    for key in KEYS {
-        let default = match defaults.pointer(&format!("/{}", key.path.replace('.', "/"))) {
-            None | Some(Value::Null) => "–".to_owned(),
-            Some(value) => format!("`{}`", super::show::to_toml(value)),
-        };
-        let _ = writeln!(out, "| `{}` | {default} | {} |", key.path, key.doc);
-    }
-    out
 }

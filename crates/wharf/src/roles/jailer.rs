@@ -1,5 +1,7 @@
 //! The jailer: root, single-threaded, no network. What it does lives in `wharf-jail`; here is what it is told.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use wharf_chassis::Settings;
 use wharf_chassis::settings::VolumeDriver;
@@ -9,14 +11,10 @@ use wharf_jail::volume::{DriverChoice, PoolSettings};
 use crate::up::{Account, Report, Reporter, enter};
 
 /// Started by the keeper.
-pub fn child() -> Result<()> {
+pub fn child() -> Result<ExitCode> {
     let settings = enter()?;
-    let result =
-        Account::find_or_make(&settings).and_then(|account| run(&settings, &account, &Reporter::Keeper));
-    if let Err(error) = &result {
-        Reporter::Keeper.send(&Report::Failed { reason: format!("{error:#}") })?;
-    }
-    result
+    let account = Account::find_or_make(&settings);
+    Reporter::Keeper.outcome(account.and_then(|account| run(&settings, &account, &Reporter::Keeper)))
 }
 
 /// Until SIGTERM, and then until its jails have ended. Jails outlive a jailer that dies in any other way.

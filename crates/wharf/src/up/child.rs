@@ -4,6 +4,7 @@
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -46,6 +47,17 @@ impl Reporter {
             password_file: settings.data_dir.join(super::place::PASSWORD_FILE),
             url: settings.public_url.clone(),
             begun: std::time::Instant::now(),
+        }
+    }
+
+    /// A child's last word: what it could not do is said by the keeper, once.
+    pub fn outcome(&self, result: Result<()>) -> Result<ExitCode> {
+        match result {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                self.send(&Report::Failed { reason: format!("{error:#}") })?;
+                Ok(ExitCode::FAILURE)
+            }
         }
     }
 

@@ -82,9 +82,7 @@ fn find_archive() -> Result<PathBuf> {
         .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("base-")))
         .collect();
     found.sort_by_key(|p| p.metadata().and_then(|m| m.modified()).ok());
-    found
-        .pop()
-        .context("no base image archive: run `make demo` first, or give --archive")
+    found.pop().context("no base image archive: run `make demo` first, or give --archive")
 }
 
 pub async fn first_output(http: &mut Http, name: &str) -> Result<()> {
