@@ -16,6 +16,8 @@ use crate::installation::{Installation, SPACE};
 struct Client {
     session: String,
     next: AtomicU64,
+    /// `next` was posted and its answer not heard: it may be in the log, so it is posted again before all else.
+    unsure: AtomicBool,
     dice: Mutex<Dice>,
     /// Posted and acknowledged in this round.
     acknowledged: Mutex<Vec<u64>>,
@@ -36,6 +38,7 @@ pub fn start(_: &Installation, ledger: &Ledger, seed: u64) -> Load {
         .map(|(session, next)| Client {
             session: session.to_owned(),
             next: AtomicU64::new(next),
+            unsure: AtomicBool::new(false),
             dice: Mutex::new(Dice(dice.roll())),
             acknowledged: Mutex::default(),
         })
@@ -64,6 +67,9 @@ impl Load {
 
 impl Client {
     async fn work(&self, wharf: &Installation, stop: &AtomicBool) {
+        if self.unsure.load(Ordering::Relaxed) {
+            self.message(wharf).await;
+        }
         while !stop.load(Ordering::Relaxed) {
             let choice = self.dice.lock().unwrap().below(20);
             match choice {
@@ -80,11 +86,13 @@ impl Client {
         let script = format!("echo {n} >> ledger; echo answer {n}");
         let path = format!("/v1/spaces/{SPACE}/sessions/{}/messages", self.session);
         let key = format!("{}-{n}", self.session);
+        self.unsure.store(true, Ordering::Relaxed);
         let (status, answer) = insist(wharf, &path, &json!({ "content": script }), Some(&key)).await;
         assert!(status.is_success(), "message {n} of {} was refused: {status}: {answer}", self.session);
         // Nothing between the answer and this line can be interrupted: it is in the ledger or will be asked again.
         self.acknowledged.lock().unwrap().push(n);
         self.next.store(n + 1, Ordering::Relaxed);
+        self.unsure.store(false, Ordering::Relaxed);
     }
 
     async fn close(&self, wharf: &Installation) {
