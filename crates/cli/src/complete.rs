@@ -131,7 +131,7 @@ pub fn bindings() -> ArgValueCompleter {
 pub fn contexts() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let current = current.to_str().unwrap_or_default();
-        let Ok(config) = crate::config::Store::user().and_then(|s| s.read()) else { return Vec::new() };
+        let Ok(config) = crate::config::Store::user().read() else { return Vec::new() };
         config
             .contexts
             .into_iter()

@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use wharf_domain::Time;
 
@@ -55,7 +55,8 @@ pub struct Tokens {
 /// Where the file is.
 #[derive(Clone, Debug)]
 pub struct Store {
-    path: PathBuf,
+    /// `None` where a user has no home: then there is nothing to read, and nowhere to write.
+    path: Option<PathBuf>,
 }
 
 /// Holds the lock until dropped.
@@ -66,37 +67,41 @@ pub struct Locked {
 
 impl Store {
     /// `$XDG_CONFIG_HOME/wharf/config.toml`, or below `~/.config`.
-    pub fn user() -> anyhow::Result<Self> {
+    pub fn user() -> Self {
         let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let base = match (of("XDG_CONFIG_HOME"), of("HOME")) {
             (Some(dir), _) if dir.is_absolute() => dir,
             (_, Some(home)) => home.join(".config"),
-            _ => bail!("neither HOME nor XDG_CONFIG_HOME is set, so there is no place for the configuration"),
+            _ => return Self { path: None },
         };
-        Ok(Self::at(base.join("wharf").join("config.toml")))
+        Self::at(base.join("wharf").join("config.toml"))
     }
 
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: Some(path.into()) }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where it is; an error where there is no place for it.
+    pub fn path(&self) -> anyhow::Result<&Path> {
+        self.path
+            .as_deref()
+            .context("neither HOME nor XDG_CONFIG_HOME is set, so there is no place for the configuration")
     }
 
     /// Reads the file; a missing one is an empty one.
     pub fn read(&self) -> anyhow::Result<Config> {
-        let text = match fs::read_to_string(&self.path) {
+        let Some(path) = &self.path else { return Ok(Config::default()) };
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-            Err(e) => return Err(e).with_context(|| format!("{} cannot be read", self.path.display())),
+            Err(e) => return Err(e).with_context(|| format!("{} cannot be read", path.display())),
         };
         toml::from_str(&text).map_err(|e| {
             // Only the message and the line: the text around it may be a token.
             let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             anyhow::anyhow!(
                 "{} is damaged: line {line}: {}; mend that line, or move the file away and log in again",
-                self.path.display(),
+                path.display(),
                 e.message().lines().next().unwrap_or("not TOML"),
             )
         })
@@ -104,9 +109,10 @@ impl Store {
 
     /// Waits for the lock. Blocks; a holder keeps it at most for one request to the server.
     pub fn lock(&self) -> anyhow::Result<Locked> {
-        let dir = self.path.parent().context("the configuration has no directory")?;
+        let path = self.path()?;
+        let dir = path.parent().context("the configuration has no directory")?;
         fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
-        let path = self.path.with_extension("lock");
+        let path = path.with_extension("lock");
         let file = fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -135,7 +141,7 @@ impl Locked {
 
     /// Replaces the file whole: written beside it with mode 0600, synced, renamed over it.
     pub fn write(&self, config: &Config) -> anyhow::Result<()> {
-        let path = &self.store.path;
+        let path = self.store.path()?;
         let text = toml::to_string_pretty(config).context("the configuration cannot be written as TOML")?;
         let beside = path.with_extension(format!("toml.{}", std::process::id()));
         let write = || -> std::io::Result<()> {

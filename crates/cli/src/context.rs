@@ -83,7 +83,7 @@ pub struct Target {
 impl Ctx {
     pub fn new(globals: Globals) -> anyhow::Result<Self> {
         let out = Out::stdout(globals.output.unwrap_or_default());
-        Ok(Self { globals, env: Env::of_process(), store: Store::user()?, out })
+        Ok(Self { globals, env: Env::of_process(), store: Store::user(), out })
     }
 
     /// Resolves the server.

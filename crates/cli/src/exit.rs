@@ -180,6 +180,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::Protocol { .. } => {
             "is this address a Wharf server, and of the same version? `wharf version` shows both".into()
         }
+        Error::Problem(p) if p.request_id.is_none() => {
+            "is this the address of a Wharf server? `wharf context list` shows the servers you know".into()
+        }
         Error::Problem(p) => match p.code? {
             Code::Unauthenticated | Code::TokenExpired => "log in: wharf login (or set WHARF_TOKEN)".into(),
             Code::Forbidden => {

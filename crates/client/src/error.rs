@@ -117,13 +117,17 @@ impl Problem {
             }
             _ => {
                 let code = code_of_status(status);
-                let said: String = String::from_utf8_lossy(body).trim().chars().take(200).collect();
+                // Of a page made for people the status says more than its markup.
+                let text = String::from_utf8_lossy(body);
+                let line = text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default();
+                let said: String =
+                    if line.starts_with('<') { String::new() } else { line.chars().take(200).collect() };
                 Self {
                     status,
                     code,
                     code_text: code.map_or_else(String::new, |c| c.as_str().to_owned()),
                     detail: if said.is_empty() {
-                        format!("the server answered {status} and said no more")
+                        format!("something answered {status}, but not in the way of a Wharf server")
                     } else {
                         format!("the server answered {status}: {said}")
                     },

@@ -7,7 +7,7 @@ use wharf_domain::Time;
 use crate::{User, config_of, context, logged_in};
 
 fn mode(user: &User) -> u32 {
-    std::fs::metadata(user.store().path()).unwrap().permissions().mode() & 0o777
+    std::fs::metadata(user.store().path().unwrap()).unwrap().permissions().mode() & 0o777
 }
 
 #[test]
@@ -39,10 +39,10 @@ fn only_the_owner_may_read_it_even_if_it_was_open_before() {
     let user = User::new();
     user.store().change(|_| Ok(())).unwrap();
     assert_eq!(mode(&user), 0o600);
-    std::fs::set_permissions(user.store().path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(user.store().path().unwrap(), std::fs::Permissions::from_mode(0o644)).unwrap();
     user.store().change(|_| Ok(())).unwrap();
     assert_eq!(mode(&user), 0o600);
-    let left: Vec<_> = std::fs::read_dir(user.store().path().parent().unwrap())
+    let left: Vec<_> = std::fs::read_dir(user.store().path().unwrap().parent().unwrap())
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -61,12 +61,12 @@ fn a_damaged_file_is_named_with_its_line_and_left_alone() {
         ),
         ("current = \"a\"\ncurent = \"b\"\n", "line 2"),
     ] {
-        std::fs::write(user.store().path(), text).unwrap();
+        std::fs::write(user.store().path().unwrap(), text).unwrap();
         let error = user.store().read().err().unwrap().to_string();
         assert!(error.contains("config.toml") && error.contains(line), "{error}");
         assert!(!error.contains("eyJsecret"), "a token is in the error: {error}");
         assert!(user.store().change(|_| Ok(())).is_err());
-        assert_eq!(std::fs::read_to_string(user.store().path()).unwrap(), text);
+        assert_eq!(std::fs::read_to_string(user.store().path().unwrap()).unwrap(), text);
     }
 }
 

@@ -50,13 +50,13 @@ async fn a_login_is_remembered_with_the_only_space_and_without_the_password() {
     assert_eq!(config.current.as_deref(), Some("local"));
     assert_eq!((context.username.as_deref(), context.space.as_deref()), (Some("alice"), Some("lab")));
     assert_eq!(context.login.as_ref().unwrap().refresh_token, "r1");
-    assert!(!std::fs::read_to_string(user.store().path()).unwrap().contains("correct horse"));
+    assert!(!std::fs::read_to_string(user.store().path().unwrap()).unwrap().contains("correct horse"));
 
     assert_eq!(user.run(&["logout"]).await.0, 0);
     let logout = peer.seen().pop().unwrap();
     assert_eq!(logout.line, "POST /v1/auth/logout HTTP/1.1");
     assert_eq!(logout.header("authorization"), Some("Bearer a1"));
-    let text = std::fs::read_to_string(user.store().path()).unwrap();
+    let text = std::fs::read_to_string(user.store().path().unwrap()).unwrap();
     assert!(!text.contains("a1") && !text.contains("r1"), "{text}");
     assert_eq!(user.run(&["space", "list"]).await.0, 4);
 }
@@ -68,7 +68,7 @@ async fn a_wrong_password_changes_nothing() {
     let file = user.file("password", "hunter2hunter2");
     let (code, said) = user.run(&["login", &peer.url, "--username", "alice", "--password-file", &file]).await;
     assert_eq!(code, 4, "{said}");
-    assert!(!user.store().path().exists());
+    assert!(!user.store().path().unwrap().exists());
     assert!(!said.contains("hunter2"));
 }
 

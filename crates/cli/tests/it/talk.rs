@@ -67,12 +67,8 @@ async fn nothing_to_say_is_not_sent() {
 }
 
 fn exec_stream(events: &[Value]) -> Answer {
-    stream(
-        &events
-            .iter()
-            .map(|e| format!("event: {}\ndata: {e}\n\n", e["type"].as_str().unwrap()))
-            .collect::<String>(),
-    )
+    let frame = |e: &Value| format!("event: {}\ndata: {e}\n\n", e["type"].as_str().unwrap());
+    stream(&events.iter().map(frame).collect::<Vec<_>>().concat())
 }
 
 async fn exec(events: &[Value]) -> (u8, String) {

@@ -150,7 +150,7 @@ impl Cancel {
             let session = space.session(&name);
             async move {
                 session.cancel().await?;
-                note(format!("the turn of session {name} is being cancelled"));
+                note(format!("session {name}: what runs is cancelled"));
                 Ok(())
             }
         })
