@@ -6,13 +6,13 @@
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use wharf_domain::rbac::{Group, Resource, Verb};
 use wharf_domain::{Code, limits};
 
 use crate::permits;
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
-const UUID_PATTERN: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
 
 /// POSTs that do nothing a second time would do twice, or whose answer must not be kept: they ignore the key.
 const WITHOUT_KEY: [&str; 8] = [
@@ -24,6 +24,19 @@ const WITHOUT_KEY: [&str; 8] = [
     "verify_audit",
     "reveal_secret",
     "import_image",
+];
+
+/// Operations whose body may be left out.
+const OPTIONAL_BODY: [&str; 9] = [
+    "logout",
+    "verify_audit",
+    "reveal_secret",
+    "create_session",
+    "close_session",
+    "restore_session",
+    "cancel_turn",
+    "fork_session",
+    "create_snapshot",
 ];
 
 /// Enums of requests that refuse fields they do not know; the derive says so of structs alone.
@@ -77,12 +90,29 @@ pub(crate) fn dress(api: &OpenApi) -> Value {
     document["components"]["schemas"][problem_name] = problem;
     let (code_name, code) = schema_of::<Code>();
     document["components"]["schemas"][code_name] = code;
+    // Made by macros whose words the derive does not see.
+    name_words(&mut document, "Code", Code::ALL);
+    name_words(&mut document, "Group", Group::ALL);
+    name_words(&mut document, "Resource", Resource::ALL);
+    name_words(&mut document, "Verb", Verb::ALL);
     for name in CLOSED {
         for variant in document["components"]["schemas"][name]["oneOf"].as_array_mut().into_iter().flatten() {
             variant["additionalProperties"] = json!(false);
         }
     }
     document
+}
+
+fn name_words<T: serde::Serialize>(document: &mut Value, schema: &str, all: &[T]) {
+    let words = serde_json::to_value(all).expect("words are plain data");
+    document["components"]["schemas"][schema] = match document["components"]["schemas"][schema].take() {
+        Value::Object(mut old) => {
+            old.insert("enum".to_owned(), words);
+            old.insert("type".to_owned(), json!("string"));
+            Value::Object(old)
+        }
+        _ => json!({"type": "string", "enum": words}),
+    };
 }
 
 fn schema_of<T: utoipa::ToSchema>() -> (String, Value) {
@@ -97,6 +127,9 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
     operation["x-wharf-permit"] = access.show();
     if access.public() {
         operation["security"] = json!([]);
+    }
+    if OPTIONAL_BODY.contains(&id.as_str()) {
+        operation["requestBody"]["required"] = json!(false);
     }
     add_parameters(path, method, &id, operation);
     let has_body = operation.get("requestBody").is_some();
@@ -130,11 +163,49 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
     if !operation["responses"].is_object() {
         operation["responses"] = json!({});
     }
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let content = response.get_mut("content");
+        if let Some(stream) = content.and_then(|c| c.get_mut("text/event-stream")) {
+            stream["schema"] = event_of(&stream["schema"]);
+        }
+        if response["description"].as_str().is_none_or(str::is_empty) {
+            response["description"] = json!(spoken(status));
+        }
+    }
     for status in statuses {
         let key = status.to_string();
         if operation["responses"].get(&key).is_none() {
             operation["responses"][key] = json!({"$ref": format!("#/components/responses/Problem{status}")});
         }
+    }
+}
+
+/// One server-sent event whose data is `schema`, or the problem that broke the stream. A block with an id alone says
+/// where the stream stands.
+fn event_of(schema: &Value) -> Value {
+    json!({
+        "type": "object",
+        "description": "One server-sent event. A block with an `id` alone says where the stream stands.",
+        "properties": {
+            "id": {"type": "string", "description": "Goes into `Last-Event-ID` to resume behind it."},
+            "event": {"type": "string", "description": "The event's type; `error` when the stream broke."},
+            "data": {
+                "type": "string",
+                "description": "JSON on one line.",
+                "contentMediaType": "application/json",
+                "contentSchema": {"oneOf": [schema, {"$ref": "#/components/schemas/Problem"}]},
+            },
+        },
+    })
+}
+
+/// What a success says when its handler says nothing particular.
+fn spoken(status: &str) -> &'static str {
+    match status {
+        "201" => "It was made.",
+        "202" => "It was accepted and is being done.",
+        "204" => "It was done.",
+        _ => "The answer.",
     }
 }
 
@@ -178,12 +249,11 @@ fn path_parameter(name: &str) -> Value {
             "The message's number.",
             json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
         ),
-        "token" => ("The token's id.", json!({"type": "string", "format": "uuid", "pattern": UUID_PATTERN})),
         "path" => (
             "The absolute path without its first `/`.",
             json!({"type": "string", "minLength": 1, "maxLength": 4095}),
         ),
-        "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role"
+        "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role" | "token"
         | "role_binding" | "image" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }

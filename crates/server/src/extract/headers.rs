@@ -23,7 +23,7 @@ impl IfMatch {
             .field("If-Match")
         };
         let text = value.to_str().map_err(|_| bad())?.trim();
-        if text == "*" {
+        if text == "*" || text.is_empty() {
             return Ok(Self(None));
         }
         let number = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).ok_or_else(bad)?;

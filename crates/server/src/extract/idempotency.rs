@@ -57,7 +57,8 @@ impl Key {
             None => None,
             Some(value) => {
                 let text = value.to_str().unwrap_or_default();
-                let fits = (1..=limits::IDEMPOTENCY_KEY_CHARS).contains(&text.len()) && !text.contains(' ');
+                let fits = (1..=limits::IDEMPOTENCY_KEY_CHARS).contains(&text.len())
+                    && text.bytes().all(|b| b.is_ascii_graphic());
                 if !fits || values.next().is_some() {
                     return Err(Error::new(
                         Code::InvalidField,

@@ -36,6 +36,16 @@ pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Error> {
     })
 }
 
+/// Refuses a parameter of more characters than the document says.
+pub(crate) fn bounded(name: &str, value: Option<&str>, most: usize) -> Result<(), Error> {
+    match value {
+        Some(text) if text.chars().count() > most => {
+            Err(Error::new(Code::InvalidField, format!("{name} has up to {most} characters")).field(name))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A parameter that is on when it is there: `?list`, `?list=true`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flag(pub bool);
@@ -68,6 +78,8 @@ pub(crate) struct ListQuery {
 
 impl ListQuery {
     pub(crate) fn page(&self) -> Result<PageRequest, Error> {
+        bounded("labels", self.labels.as_deref(), 2000)?;
+        bounded("cursor", self.cursor.as_deref(), 200)?;
         PageRequest::new(self.limit, self.cursor.as_deref(), self.labels.as_deref())
     }
 }

@@ -8,7 +8,7 @@ use wharf_store::audit::{AuditFilter, AuditRecord};
 use wharf_wire::api;
 
 use crate::app::App;
-use crate::extract::{Auth, Flag, Json, OptionalJson, Query};
+use crate::extract::{Auth, Flag, Json, OptionalJson, Query, bounded};
 use crate::problem::Problem;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -89,6 +89,10 @@ pub(crate) async fn list_audit(
     Auth { caller, .. }: Auth,
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<api::Page<api::AuditEntry>>, Problem> {
+    bounded("principal", query.principal.as_deref(), 63)?;
+    bounded("verb", query.verb.as_deref(), 63)?;
+    bounded("resource", query.resource.as_deref(), 63)?;
+    bounded("name", query.name.as_deref(), 255)?;
     let space = match &query.space {
         None => None,
         Some(text) => {

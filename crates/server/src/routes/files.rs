@@ -20,7 +20,7 @@ use wharf_wire::host::files as host;
 
 use super::computer::{Approach, Computer, Wants};
 use crate::app::App;
-use crate::extract::{At, Auth, FilePath, Flag, Halt, Json, Keyed, Query};
+use crate::extract::{At, Auth, FilePath, Flag, Halt, Json, Keyed, Query, bounded};
 use crate::problem::Problem;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -189,11 +189,8 @@ fn streamed(computer: Computer, bytes: ByteStream) -> Body {
 fn range(headers: &HeaderMap) -> Result<Option<FileRange>, Error> {
     let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
     let bad = || {
-        Error::new(
-            Code::RangeNotSatisfiable,
-            "Range takes one range of bytes: bytes=0-99, bytes=100- or bytes=-100",
-        )
-        .field("Range")
+        Error::new(Code::BadRequest, "Range takes one range of bytes: bytes=0-99, bytes=100- or bytes=-100")
+            .field("Range")
     };
     let text = value.to_str().ok().and_then(|t| t.trim().strip_prefix("bytes=")).ok_or_else(bad)?;
     let (first, last) = text.split_once('-').ok_or_else(bad)?;
@@ -248,6 +245,7 @@ pub(crate) async fn put_file(
     request: Request,
 ) -> Result<Json<api::Written>, Problem> {
     let mode = query.mode.as_deref().map(|m| mode(m, "mode")).transpose()?;
+    bounded("owner", query.owner.as_deref(), 128)?;
     if query.tar.0 && (mode.is_some() || query.append.0) {
         let detail = "an archive brings its own permission bits and is not added to the end of anything";
         return Err(Error::new(Code::InvalidField, detail).field("tar").into());

@@ -144,7 +144,7 @@ pub(crate) struct ImportQuery {
 /// The body is a tar archive of a root filesystem, plain or compressed with gzip or zstd where the runtime takes that.
 /// Sessions made from now on start from it.
 #[utoipa::path(post, path = "/v1/spaces/{space}/images", tag = "images", params(ImportQuery),
-    request_body(content = String, content_type = "application/x-tar", description = "The archive."),
+    request_body(content((String = "application/octet-stream"), (String = "application/x-tar")), description = "The archive."),
     responses((status = 201, body = api::Image)))]
 pub(crate) async fn import_image(
     State(app): State<App>,

@@ -12,6 +12,7 @@ use wharf_store::Permit;
 use wharf_store::sessions::{MessageRow, SessionRow};
 use wharf_wire::api;
 
+use super::session_events::LAST;
 use super::sessions::check_content;
 use super::view;
 use crate::app::App;
@@ -59,6 +60,11 @@ pub(crate) async fn list_messages(
     if !(1..=limits::PAGE_MAX).contains(&limit) {
         let detail = format!("limit is {limit}; it must be between 1 and {}", limits::PAGE_MAX);
         return Err(Error::new(Code::InvalidField, detail).field("limit").into());
+    }
+    if query.after.is_some_and(|n| !(0..=LAST).contains(&n)) {
+        return Err(Error::new(Code::InvalidField, "after is 0 or the number of a message")
+            .field("after")
+            .into());
     }
     let cursor = query.cursor.as_deref().map(|c| {
         c.parse::<i64>().ok().filter(|n| *n >= 0).ok_or_else(|| {

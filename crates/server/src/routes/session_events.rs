@@ -19,6 +19,9 @@ use crate::extract::{At, Auth, Flag, Query, SessionPath, Upgrade, last_event_id}
 use crate::problem::Problem;
 use crate::stream::{self, Batch, Reader, Record, Standing};
 
+/// The largest number that every JSON reader reads.
+pub(super) const LAST: i64 = 9_007_199_254_740_991;
+
 /// Entries read at a time.
 const PAGE: u32 = 200;
 /// How many reads a permit is good for before it is asked for anew, when the caller was not asked again meanwhile.
@@ -60,7 +63,7 @@ pub(crate) async fn session_events(
     drop(scope);
     let id = permit.row().id;
     let from = match query.after.or(resumed) {
-        Some(n) if n < 0 => {
+        Some(n) if !(0..=LAST).contains(&n) => {
             return Err(Error::new(Code::InvalidField, "after is 0 or the number of an event")
                 .field("after")
                 .into());

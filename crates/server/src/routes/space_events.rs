@@ -29,7 +29,6 @@ pub(crate) struct SpaceEventsQuery {
     #[param(max_length = 64, pattern = "^[0-9]{1,18}-[0-9]{1,19}$")]
     after: Option<String>,
     /// Only events of this kind of thing.
-    #[param(inline)]
     resource: Option<Resource>,
 }
 

@@ -22,7 +22,7 @@ use wharf_wire::host::terminal::TerminalRequest;
 use super::computer::{Approach, Computer, Wants};
 use crate::app::App;
 use crate::context::RequestContext;
-use crate::extract::{At, Auth, Query, SessionPath, Upgrade};
+use crate::extract::{At, Auth, Query, SessionPath, Upgrade, bounded};
 use crate::metrics::Carrier;
 use crate::problem::Problem;
 
@@ -49,7 +49,7 @@ pub(crate) struct TerminalQuery {
     #[param(max_length = 32)]
     user: Option<String>,
     /// A line for the shell instead of a login shell.
-    #[param(max_length = 100_000)]
+    #[param(max_length = 8192)]
     command: Option<String>,
     /// The directory to start in.
     #[param(max_length = 4095)]
@@ -76,6 +76,9 @@ pub(crate) async fn terminal(
         _ => Err(Error::new(Code::InvalidField, format!("{name} is 1 to 1000")).field(name)),
     };
     let (cols, rows) = (size("cols", query.cols, 80)?, size("rows", query.rows, 24)?);
+    bounded("command", query.command.as_deref(), 8192)?;
+    bounded("cwd", query.cwd.as_deref(), 4095)?;
+    bounded("user", query.user.as_deref(), 32)?;
     let new = query.id.is_none();
     if !new && (query.command.is_some() || query.user.is_some() || query.cwd.is_some()) {
         let detail = "command, user and cwd are for a new terminal; leave them out to come back to one";
@@ -85,9 +88,10 @@ pub(crate) async fn terminal(
     let permit = scope.sessions().permit(&at.session, Verb::Exec).await?;
     let Some(upgrade) = upgrade.0 else {
         return Err(Error::new(
-            Code::BadRequest,
+            Code::InvalidField,
             "a terminal is a WebSocket: send the request with `Upgrade: websocket`",
         )
+        .field("Upgrade")
         .into());
     };
     let (id, name) = (permit.row().id.uuid(), permit.row().name.to_string());

@@ -83,6 +83,7 @@ impl Desk {
             return Ok(());
         }
         match spec.source {
+            Source::Existing => Err(Fault::Missing(format!("volume {}", spec.volume))),
             Source::Snapshot(id) => copy(&self.snapshot(id), &volume),
             Source::Empty => {
                 let made = || {

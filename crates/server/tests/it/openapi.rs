@@ -45,6 +45,12 @@ fn every_operation_says_what_it_does_who_may_and_how_it_fails() {
         assert!(operation["x-wharf-permit"]["access"].is_string(), "{at} has no permit");
         let answers = operation["responses"].as_object().unwrap();
         assert!(answers.keys().any(|s| s.starts_with('2') || s == "101"), "{at} has no success");
+        for (status, answer) in answers {
+            let told =
+                answer["$ref"].is_string() || answer["description"].as_str().is_some_and(|d| !d.is_empty());
+            assert!(told, "{at} does not describe {status}");
+            assert!(answer.get("content").is_none_or(Value::is_object), "{at} {status}");
+        }
         assert!(answers.contains_key("500") && answers.contains_key("503"), "{at}");
         for name in path.split('{').skip(1).filter_map(|p| p.split('}').next()) {
             let told = operation["parameters"]

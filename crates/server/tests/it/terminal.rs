@@ -94,7 +94,7 @@ async fn a_terminal_is_a_websocket_and_says_so() {
     let lab = Lab::at_work().await;
     let admin = lab.admin().await;
     lab.session(&admin, "desk").await;
-    let problem = admin.get(&format!("{DESK}/terminal")).await.refused(400, "bad_request");
+    let problem = admin.get(&format!("{DESK}/terminal")).await.refused(422, "invalid_field");
     assert!(problem["detail"].as_str().unwrap().contains("WebSocket"), "{problem}");
     admin.get(&format!("{DESK}/terminal?cols=0")).await.refused(422, "invalid_field");
 }

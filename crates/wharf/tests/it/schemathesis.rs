@@ -27,7 +27,8 @@ async fn schemathesis_finds_no_failure() {
     let bearer = token["token"].as_str().unwrap();
     let examples = std::env::var("WHARF_SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "12".into());
     let mut run = Command::new(program);
-    run.arg("run")
+    run.args(["--config-file", concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemathesis.toml")])
+        .arg("run")
         .arg(format!("http://{}/openapi.json", wharf.address))
         .args(["--header", &format!("Authorization: Bearer {bearer}")])
         .args(["--max-examples", &examples, "--phases", "examples,coverage,fuzzing"])
