@@ -45,7 +45,10 @@ impl Jailer {
                 self.pool.prepare(&volume_from_wire(spec))?;
                 Reply::Done {}
             }
-            Request::Launch { spec } => return Ok(self.launch(conn, jail_from_wire(spec))),
+            Request::Launch { spec } => {
+                sensible(&spec.resources)?;
+                return Ok(self.launch(conn, jail_from_wire(spec)));
+            }
             Request::Observe { session } => {
                 let jail = self
                     .by_session
@@ -59,6 +62,7 @@ impl Jailer {
                 return Ok(self.stop(conn, session, Duration::from_millis(grace_ms).min(LONGEST_GRACE)));
             }
             Request::SetLimits { session, volume, resources } => {
+                sensible(&resources)?;
                 self.set_limits(session, volume, resources)?
             }
             Request::Stats { session, volume } => self.stats(session, volume)?,
@@ -308,4 +312,9 @@ impl Jailer {
         };
         self.answer(conn, &reply);
     }
+}
+
+/// Numbers no machine can honour are refused before anything is done with them.
+fn sensible(resources: &Resources) -> Result<(), Step> {
+    resources.validate().map_err(|error| Step::refused("check the limits", error))
 }

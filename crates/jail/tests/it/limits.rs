@@ -125,3 +125,19 @@ async fn a_limit_below_what_is_used_is_refused_and_the_old_ones_stay() {
     assert!(matches!(refused, Err(Fault::Refused(_))), "{refused:?}");
     ok(&running, 0, "dd if=/dev/urandom of=/file2 bs=1M count=40 2>/dev/null");
 }
+
+#[tokio::test]
+async fn numbers_that_are_no_limits_are_refused_before_anything_is_made() {
+    let machine = machine!();
+    for nonsense in [
+        Resources { cpu_millis: 0, ..Resources::default() },
+        Resources { memory_mib: 0, ..Resources::default() },
+        Resources { pids: 0, ..Resources::default() },
+    ] {
+        let mut spec = machine.spec();
+        spec.resources = nonsense;
+        let refused = machine.runtime.launch(&spec).await;
+        assert!(matches!(refused, Err(Fault::Refused(_))), "{refused:?}");
+        assert!(machine.runtime.inventory().await.unwrap().volumes.is_empty());
+    }
+}
