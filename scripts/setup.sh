@@ -27,6 +27,7 @@ declare -A wants=(
     [ca-certificates]="/etc/ssl/certs/ca-certificates.crt"
 )
 if [[ "${1:-}" == "--test" ]]; then
+    wants[busybox-static]="/bin/busybox"
     wants[python3-venv]="/usr/share/doc/python3-venv"
     wants[iproute2]="/usr/bin/ip /bin/ip /sbin/ip"
 fi

@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     Step { name: "deny", run: deny },
     Step { name: "build", run: || sh::run(&mut cargo(&["build", "--workspace", "--locked"])) },
     Step { name: "host", run: || sh::run(&mut cargo(&["xtask", "host"])) },
+    Step { name: "image", run: image },
     Step { name: "openapi", run: || openapi(true) },
     Step { name: "test", run: test },
     Step {
@@ -90,6 +91,12 @@ fn deny() -> Result<()> {
         eprintln!("cargo-deny is not installed: licences and doubles were not checked");
         Ok(())
     }
+}
+
+/// The base image's archive, kept between runs: what people do on a computer is tested on what they do it on.
+fn image() -> Result<()> {
+    let mut build = cargo(&["run", "--quiet", "--locked", "--package", "wharf", "--"]);
+    sh::run(build.args(["image", "build", "base", "--cache", "target/images", "--no-import"]))
 }
 
 fn test() -> Result<()> {
