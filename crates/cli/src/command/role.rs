@@ -64,7 +64,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub struct Rules {
-    /// Allow VERBS:RESOURCES[:NAMES] (repeat for more)
+    /// Allow `VERBS:RESOURCES[:NAMES]` (repeat for more)
     #[arg(long = "rule", value_name = "RULE", value_parser = parse_rule)]
     rules: Vec<Rule>,
     /// Read the rules from a JSON file (`-` is stdin)

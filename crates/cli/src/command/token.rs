@@ -27,7 +27,7 @@ pub enum Command {
         /// How long it works; 90 days when absent
         #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
         expires: Option<u32>,
-        /// Narrow it to VERBS:RESOURCES[:NAMES] (repeat for more)
+        /// Narrow it to `VERBS:RESOURCES[:NAMES]` (repeat for more)
         #[arg(long = "rule", value_name = "RULE", value_parser = parse_rule)]
         rules: Vec<Rule>,
     },

@@ -18,7 +18,7 @@ use wharf_wire::api::{self, FileKind};
 
 use super::super::common::{self, Paging};
 use crate::context::Ctx;
-use crate::exit::Refusal;
+use crate::exit::{Refusal, Silent};
 use crate::output::{note, print, progress};
 
 /// What a relative path in a session counts from.
@@ -332,7 +332,7 @@ async fn save(
         .mode(0o600)
         .open(&beside)
         .with_context(cannot)?;
-    let outcome: anyhow::Result<()> = async {
+    let whole = async {
         let mut written = 0;
         while let Some(chunk) = answer.chunk().await.context("the copy broke off")? {
             file.write_all(&chunk).with_context(cannot)?;
@@ -344,12 +344,17 @@ async fn save(
             "the copy broke off after {written} of {} bytes",
             info.size_bytes
         );
-        // Permission bits as they are inside, but no set-id bit leaves a sandbox.
-        let mode = u32::from_str_radix(&info.mode, 8).unwrap_or(0o644) & 0o777;
+        // Permission bits as they are inside, but no set-id bit leaves a sandbox. Those of a link say nothing.
+        let mode = u32::from_str_radix(&info.mode, 8).ok().filter(|_| info.kind == FileKind::File);
+        let mode = mode.unwrap_or(0o644) & 0o777;
         file.set_permissions(std::fs::Permissions::from_mode(mode)).with_context(cannot)?;
         std::fs::rename(&beside, path).with_context(cannot)
-    }
-    .await;
+    };
+    let outcome: anyhow::Result<()> = tokio::select! {
+        outcome = whole => outcome,
+        // What was begun does not stay behind.
+        _ = tokio::signal::ctrl_c() => Err(Silent(130).into()),
+    };
     if outcome.is_err() {
         drop(std::fs::remove_file(&beside));
     }
