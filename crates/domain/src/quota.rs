@@ -25,6 +25,7 @@ pub struct Resources {
     /// CPU time per wall time: 1000 is one core.
     #[schema(minimum = 10, maximum = 1_024_000)]
     pub cpu_millis: u32,
+    /// Memory.
     #[schema(minimum = 16, maximum = 16_777_216)]
     pub memory_mib: u32,
     /// What the session may write beyond its image.
