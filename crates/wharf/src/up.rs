@@ -62,7 +62,7 @@ fn run(settings: Settings) -> Result<()> {
     place::check_machine(&settings)?;
     place::make_directories(&settings, None)?;
     // Held to the end of this function: it says that this data directory is in use.
-    let _lock = Lock::take(&settings.data_dir)?;
+    let _locks = Lock::take(&settings.data_dir, &settings.roles)?;
     if !root {
         as_ordinary_user(settings)
     } else if others {

@@ -1,5 +1,6 @@
 //! One `wharf up` a data directory: an advisory lock that dies with its holder, naming the pid that has it.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -9,25 +10,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use wharf_chassis::settings::Role;
 
-pub const KEEPER: &str = "wharf.lock";
+/// One each for the jailer and for the rest, so that two `wharf serve` may share a data directory.
+const JAILER: &str = "wharf-jailer.lock";
+const OTHERS: &str = "wharf.lock";
 /// Held by the control plane, which outlives a killed keeper for as long as it drains.
-pub const CONTROL: &str = "control-plane.lock";
+const CONTROL: &str = "control-plane.lock";
 
 /// Held as long as it lives.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "held, not read")] File);
 
 impl Lock {
-    /// Takes it, or says who has it.
-    pub fn take(data_dir: &Path) -> Result<Self> {
-        match Self::attempt(&data_dir.join(KEEPER))? {
+    /// Takes what the roles need, or says who has it.
+    pub fn take(data_dir: &Path, roles: &BTreeSet<Role>) -> Result<Vec<Self>> {
+        let jailer = roles.contains(&Role::Jailer).then_some(JAILER);
+        let others = roles.iter().any(|r| *r != Role::Jailer).then_some(OTHERS);
+        let take = |name| match Self::attempt(&data_dir.join(name))? {
             Ok(lock) => Ok(lock),
             Err(pid) => bail!(
                 "{} is in use by `wharf` with pid {pid}; stop that one first, or give this one another --data-dir",
                 data_dir.display(),
             ),
-        }
+        };
+        jailer.into_iter().chain(others).map(take).collect()
     }
 
     /// Waits for the one before to have drained.

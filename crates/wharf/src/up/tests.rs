@@ -9,12 +9,21 @@ use super::*;
 #[test]
 fn a_second_start_on_the_same_directory_names_the_first() {
     let dir = tempfile::tempdir().unwrap();
-    let held = Lock::take(dir.path()).unwrap();
-    let refused = Lock::take(dir.path()).unwrap_err().to_string();
+    let all = BTreeSet::from(Role::ALL);
+    let held = Lock::take(dir.path(), &all).unwrap();
+    let refused = Lock::take(dir.path(), &all).unwrap_err().to_string();
     assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
     assert!(refused.contains("--data-dir"), "{refused}");
     drop(held);
-    Lock::take(dir.path()).unwrap();
+    Lock::take(dir.path(), &all).unwrap();
+}
+
+#[test]
+fn a_jailer_and_the_rest_may_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _jailer = Lock::take(dir.path(), &BTreeSet::from([Role::Jailer])).unwrap();
+    let _rest = Lock::take(dir.path(), &BTreeSet::from([Role::Server, Role::Operator])).unwrap();
+    assert!(Lock::take(dir.path(), &BTreeSet::from([Role::Server])).is_err());
 }
 
 #[test]
