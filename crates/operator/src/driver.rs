@@ -24,6 +24,9 @@ use crate::host::{Events, HostFault, HostPort};
 const AHEAD: usize = 512;
 /// How long a host may take to end a turn it was told to end.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// Attempts to start a turn at a host that is busy with one that was cancelled, and the pause between them.
+const CANCEL_ATTEMPTS: u32 = 50;
+const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 /// History given to agents that may ask for it.
 const HISTORY_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -94,14 +97,19 @@ impl Drive<'_> {
 
     async fn start(&self, request: &TurnRequest) -> Result<Events, HostFault> {
         let after = self.turn.host_events;
-        match self.host.turn(&self.socket, request, after).await {
-            // Another turn still runs there: its cancel got lost with an operator.
-            Err(HostFault::Refused { code: Code::InProgress | Code::InvalidState | Code::InUse, .. }) => {
-                self.host.cancel_others(&self.socket, self.turn.turn).await?;
-                self.host.turn(&self.socket, request, after).await
+        // Another turn may still run there: its cancel got lost with an operator. Ending it takes the host a moment.
+        for _ in 0..CANCEL_ATTEMPTS {
+            match self.host.turn(&self.socket, request, after).await {
+                Err(HostFault::Refused {
+                    code: Code::InProgress | Code::InvalidState | Code::InUse, ..
+                }) => {
+                    self.host.cancel_others(&self.socket, self.turn.turn).await?;
+                    tokio::time::sleep(CANCEL_PAUSE).await;
+                }
+                other => return other,
             }
-            other => other,
         }
+        self.host.turn(&self.socket, request, after).await
     }
 
     async fn follow(

@@ -3,10 +3,12 @@
 //! Nothing here is found by polling. Wake-ups and timers start a reconciler for one session; a slow look at the
 //! runtime's inventory finds computers that ended by themselves and things nobody knows.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wharf_chassis::Stop;
@@ -91,7 +93,12 @@ impl Inner {
         loop {
             let next = {
                 let Ok(_turn) = self.turns.acquire().await else { return };
-                self.reconcile(id).await
+                let work = AssertUnwindSafe(self.reconcile(id)).catch_unwind();
+                work.await.unwrap_or_else(|_| {
+                    tracing::error!(session = %id, "a defect ended the work on a session; it is tried again");
+                    self.slots.lose(id);
+                    Next::After(Duration::from_secs(5))
+                })
             };
             match next {
                 Next::Rest => self.timers.clear(id),
@@ -231,6 +238,7 @@ struct AbortOnDrop(Arc<Inner>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
+        self.0.ending.store(true, Ordering::SeqCst);
         self.0.slots.abort_all();
         self.0.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
     }

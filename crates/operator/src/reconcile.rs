@@ -173,7 +173,9 @@ impl Inner {
                 slot.token = task.token;
             }
             if let Some(driver) = &slot.driver
-                && (*driver.over.borrow() || Some(driver.turn) != task.turn.as_ref().map(|t| t.id))
+                && (*driver.over.borrow()
+                    || driver.task.is_finished()
+                    || Some(driver.turn) != task.turn.as_ref().map(|t| t.id))
             {
                 slot.driver = None;
             }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use wharf_domain::plan::{Ending, Jail, Step};
 use wharf_domain::quota::Resources;
-use wharf_domain::{Code, Error, SnapshotId, TurnId};
+use wharf_domain::{Code, Error, SessionId, SnapshotId, TurnId};
 use wharf_ports::runtime::{Fault, JailSpec, Running, Source, VolumeSpec};
 use wharf_store::sessions::work::{Claimed, Task, TurnResult, TurnWork};
 use wharf_wire::host::turn::{Outcome, Said, SetupRequest};
@@ -267,7 +267,9 @@ impl Inner {
                 let certain = matches!(fault, Fault::Refused(_) | Fault::Missing(_));
                 let why = fault.to_string();
                 self.work.snapshot_failed(task, id, &why, certain).await?;
-                Ok(())
+                // Nothing that comes after it in the plan may be done before it is settled: the plan of a deletion goes on
+                // with the volume.
+                if certain { Ok(()) } else { Err(Failed::Away(why)) }
             }
         }
     }
@@ -280,6 +282,7 @@ impl Inner {
         let (over, is_over) = watch::channel(false);
         let (inner, session) = (self.clone(), task.session.clone());
         let driver = tokio::spawn(async move {
+            let _called = CallAfter(inner.clone(), session.id);
             let drive = Drive {
                 work: &inner.work,
                 host: &*inner.host,
@@ -292,7 +295,6 @@ impl Inner {
             let driven = drive.run().await;
             inner.driven(&session, &driven);
             let _ = over.send(true);
-            inner.call(session.id);
         });
         let task_handle = driver.abort_handle();
         self.slots.with(task.id(), |s| {
@@ -385,4 +387,13 @@ fn volume_spec(task: &Task) -> VolumeSpec {
         None => Source::Empty,
     };
     VolumeSpec { volume: s.volume, image: s.image.clone(), disk_mib: s.resources.disk_mib, source }
+}
+
+/// However a driver ends, somebody looks at the session then.
+struct CallAfter(Arc<Inner>, SessionId);
+
+impl Drop for CallAfter {
+    fn drop(&mut self) {
+        self.0.call(self.1);
+    }
 }

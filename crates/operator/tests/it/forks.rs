@@ -243,3 +243,23 @@ async fn the_lineage_of_a_session_names_ancestors_and_descendants() {
     assert_eq!(line.session.parent.map(|p| (p.session, p.seq)), Some((a, seq)));
     assert_eq!(line.session.state, Some(State::Idle));
 }
+
+#[tokio::test]
+async fn a_snapshot_that_fails_for_a_moment_holds_up_the_deletion_that_comes_after_it() {
+    let lab = Lab::new().await;
+    let parent = lab.session().await;
+    lab.ask(parent, "common").await;
+    lab.machine.lock().fail_snapshots = 2;
+    let child = fork(&lab, parent, ALL).await;
+    lab.desire(parent, Desired::Deleted).await.unwrap();
+    lab.state(child, State::Idle).await;
+    assert_eq!(files(&lab, child).await, ["common"]);
+    // One that always fails fails the fork, and the deletion goes on.
+    lab.machine.lock().fail_snapshots = u32::MAX;
+    let other = fork(&lab, child, ALL).await;
+    lab.desire(child, Desired::Deleted).await.unwrap();
+    let row = lab.state(other, State::Error).await;
+    assert!(row.state_reason.unwrap().contains("no luck"));
+    lab.delete(other).await;
+    lab.nothing_is_left().await;
+}

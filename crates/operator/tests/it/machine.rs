@@ -123,6 +123,7 @@ pub struct State {
     pub refuse_limits: Option<String>,
     pub fail_launches: u32,
     pub away: bool,
+    pub fail_snapshots: u32,
     /// Computers that end this long after they were greeted.
     pub dies: bool,
 }
@@ -331,6 +332,10 @@ impl SandboxRuntime for Machine {
         self.gate.pass().await;
         {
             let mut state = self.present()?;
+            if state.fail_snapshots > 0 {
+                state.fail_snapshots -= 1;
+                return Err(Fault::Failed { step: "snapshot".into(), cause: "no luck".into() });
+            }
             if !state.snapshots.contains_key(&snapshot) {
                 let copy = state
                     .volumes

@@ -65,7 +65,8 @@ impl Work {
                      and p.deleted_at is null order by p.id) as pending,
                exists (select from snapshots p where p.session_id = s.id and p.deleted_at is not null
                        and p.gone_at is null) as doomed,
-               o.state as origin_state, o.state_reason as origin_reason, o.gone_at is not null as origin_gone
+               (o.state <> 'pending' or exists (select from sessions q where q.id = o.session_id and q.gone_at is null))
+                   as origin_comes, o.state as origin_state, o.state_reason as origin_reason, o.gone_at is not null as origin_gone
              from s left join turns t on t.session_id = s.id and t.state = 'running'
                     left join snapshots o on o.id = s.parent_snapshot and not s.volume_made"
         ))
@@ -110,7 +111,7 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<Task, sqlx::Error> {
         let gone = row.try_get::<Option<bool>, _>("origin_gone")?.unwrap_or(true);
         match state.as_deref() {
             Some("ready") if !gone => Origin::Ready,
-            Some("pending") if !gone => Origin::Waiting,
+            Some("pending") if !gone && row.try_get("origin_comes")? => Origin::Waiting,
             _ => {
                 let why: Option<String> = row.try_get("origin_reason")?;
                 Origin::Lost(why.map_or_else(
