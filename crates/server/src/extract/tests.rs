@@ -47,6 +47,7 @@ fn what_is_no_json_is_told_where() {
     assert_eq!(wrong("{\"name\": \"x\"} trailing").code, Code::BadRequest);
     assert_eq!(wrong("").code, Code::BadRequest);
     assert_eq!(wrong("[1]").code, Code::InvalidField);
+    assert_eq!(wrong(r#"["name", null]"#).code, Code::InvalidField);
 }
 
 #[test]
