@@ -391,6 +391,10 @@ begin
     if s.state = 'busy' and t.started_at is not null then
         perform session_move(the_session, the_token, 'idle', null, the_time, false);
     end if;
+    if the_state = 'done' and s.failures > 0 then
+        -- A computer that brought a turn to its end works: what went wrong before is over.
+        update sessions set failures = 0 where id = the_session;
+    end if;
     return 'ended';
 end $$;
 

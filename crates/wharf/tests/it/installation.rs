@@ -30,7 +30,10 @@ pub enum Part {
     Jailer,
     Control,
     Postgres,
+    /// The first process of a session's computer.
     Host,
+    /// Whatever else runs in one.
+    Inside,
 }
 
 /// Whether this machine can run it; fails where the run says it must.
@@ -226,8 +229,10 @@ impl Installation {
         let mut parts = vec![(Part::Keeper, keeper)];
         for (&pid, process) in &processes {
             if process.cgroup.contains(&self.prefix) {
-                if process.name.starts_with("wharf-host") {
+                if process.init {
                     parts.push((Part::Host, pid));
+                } else {
+                    parts.push((Part::Inside, pid));
                 }
             } else if process.parent == keeper {
                 parts.push((if process.uid == 0 { Part::Jailer } else { Part::Control }, pid));
@@ -317,6 +322,8 @@ pub struct Process {
     pub cgroup: String,
     pub parent: u32,
     pub uid: u32,
+    /// The first of its pid namespace, when that is not the machine's.
+    pub init: bool,
 }
 
 pub fn processes() -> BTreeMap<u32, Process> {
@@ -342,6 +349,7 @@ pub fn processes() -> BTreeMap<u32, Process> {
             cgroup,
             parent: first(field("PPid:")),
             uid: first(field("Uid:")),
+            init: field("NSpid:").split_whitespace().skip(1).last() == Some("1"),
         };
         found.insert(pid, process);
     }

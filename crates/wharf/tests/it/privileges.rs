@@ -21,7 +21,7 @@ async fn nothing_but_the_jailer_is_root() {
     let sleep = json!({ "argv": ["sleep", "60"], "user": "root", "background": true });
     wharf.post(&format!("{sessions}/one/exec"), sleep).await;
     let parts = wharf.parts();
-    for part in [Part::Keeper, Part::Jailer, Part::Control, Part::Postgres, Part::Host] {
+    for part in [Part::Keeper, Part::Jailer, Part::Control, Part::Postgres, Part::Host, Part::Inside] {
         assert!(parts.iter().any(|(p, _)| *p == part), "no {part:?} runs: {parts:?}");
     }
     for (part, pid) in parts {
@@ -37,7 +37,9 @@ async fn nothing_but_the_jailer_is_root() {
                     "{part:?} ({pid}) may get capabilities"
                 );
             }
-            Part::Host => assert!(ids.iter().all(|&id| id >= 1_000_000_000), "a host is {ids:?} outside"),
+            Part::Host | Part::Inside => {
+                assert!(ids.iter().all(|&id| id >= 1_000_000_000), "{part:?} is {ids:?} outside");
+            }
         }
     }
     wharf.finish();
