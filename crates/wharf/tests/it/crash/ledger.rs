@@ -96,7 +96,11 @@ impl Book {
             let answers = log.answers.get(&e.turn).map_or(&[][..], Vec::as_slice);
             match e.state.as_str() {
                 "done" => {
-                    assert_eq!(answers, [format!("answer {}", e.n)], "{session}: message {} is done", e.n)
+                    // The second: the script itself was the victim, and its end is its answer.
+                    let said = answers.len() == 1
+                        && (answers[0] == format!("answer {}", e.n)
+                            || answers[0].ends_with("[ended by signal 9]"));
+                    assert!(said, "{session}: message {} is done with {answers:?}", e.n);
                 }
                 "failed" | "cancelled" => {
                     assert!(e.reason.is_some(), "{session}: message {} is {} without a reason", e.n, e.state);
