@@ -227,7 +227,7 @@ fn add_parameters(path: &str, method: &str, id: &str, operation: &mut Value) {
         parameters.push(json!({
             "name": "If-Match", "in": "header", "required": false,
             "description": "Does it only if the thing is still at this `resource_version`, in double quotes.",
-            "schema": {"type": "string", "pattern": "^(\\*|\"[0-9]{1,18}\")$"},
+            "schema": {"type": "string", "pattern": "^(\\*|\"[0-9]{1,18}\")?$"},
         }));
     }
     if !parameters.is_empty() {

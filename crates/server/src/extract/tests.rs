@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use serde::Deserialize;
 use wharf_domain::Code;
 

@@ -204,7 +204,7 @@ async fn spool(app: &App, request: Request) -> Result<(std::fs::File, u64), Erro
     }
     if taken == 0 {
         return Err(Error::new(
-            Code::BadRequest,
+            Code::InvalidField,
             "the body is empty; send a tar archive of a root filesystem",
         ));
     }

@@ -182,10 +182,9 @@ async fn replayed(
 ) -> Result<(StatusCode, Json<api::Session>), Halt> {
     let first: api::Session = serde_json::from_value(body.clone()).map_err(Error::internal)?;
     let mut scope = app.store.scope(caller, &at.space).await?;
-    let permit = match scope.sessions().permit(&NameOrId::Id(first.id), Verb::Get).await {
-        Ok(permit) => permit,
+    let Ok(permit) = scope.sessions().permit(&NameOrId::Id(first.id), Verb::Get).await else {
         // Deleted since, or may be created but not looked at: what was answered then stands.
-        Err(_) => return Err(Halt::Replay { status, body }),
+        return Err(Halt::Replay { status, body });
     };
     let space = scope.space()?.name.clone();
     drop(scope);

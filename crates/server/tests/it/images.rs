@@ -40,7 +40,7 @@ async fn what_is_no_archive_is_refused_with_the_reason() {
     let admin = lab.admin().await;
     let problem = import(&admin, "bad", "not a tar").await.refused(422, "unsupported");
     assert!(problem["detail"].as_str().unwrap().contains("not a tar archive"), "{problem}");
-    import(&admin, "empty", "").await.refused(400, "bad_request");
+    import(&admin, "empty", "").await.refused(422, "invalid_field");
     admin.post("/v1/spaces/lab/images?name=json", json!({})).await.refused(415, "unsupported_media_type");
     let viewer = lab.actor("vera", &[("viewer", Some("lab"))]).await;
     import(&viewer, "mine", "an archive").await.refused(403, "forbidden");
