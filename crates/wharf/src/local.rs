@@ -126,7 +126,9 @@ fn ask(given: &SettingsArgs, request: Request) -> Result<ExitCode> {
     };
     let resets = matches!(&request, Request::ResetPassword { user, .. } if user.as_str() == "admin");
     let handover = Handover { settings: serde_json::from_slice(&hand_over(&settings)?)?, request };
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not by its path: that user may not be able to walk there.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("wharf");
     command.arg("local").stdin(Stdio::piped()).uid(account.uid).gid(account.gid).current_dir("/").env_clear();
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let mut child = command.spawn().context("cannot start as the control plane's user")?;

@@ -25,9 +25,10 @@ pub struct Args {
     /// Directory of the binaries
     #[arg(long, default_value = "target/release")]
     bin: PathBuf,
-    /// Where the demonstration keeps everything; made anew each time
-    #[arg(long, default_value = "target/demo")]
-    dir: PathBuf,
+    /// Where the demonstration keeps everything, made anew each time [default: target/demo, or /var/tmp/wharf-demo
+    /// where that is out of the unprivileged user's reach or too long for the paths of sockets]
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// Where image archives are kept between runs
     #[arg(long, default_value = "target/images")]
     images: PathBuf,
@@ -42,7 +43,7 @@ struct User {
 
 pub fn run(args: &Args) -> Result<()> {
     let root = sh::root();
-    let dir = root.join(&args.dir);
+    let dir = args.dir.as_ref().map_or_else(|| place(&root), |dir| root.join(dir));
     let wharf = root.join(&args.bin).join("wharf");
     ensure!(wharf.is_file(), "{} is not there; build it with `make build`", wharf.display());
     let begun = Instant::now();
@@ -175,6 +176,16 @@ fn events_in_order(user: &User) -> Result<()> {
         .count();
     ensure!(deltas > 1, "the output came in {deltas} piece, not as a stream");
     Ok(())
+}
+
+/// Below the repository where that works: the control plane's user must be able to walk there, and sockets' paths end
+/// at 107 bytes.
+fn place(root: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let own = root.join("target/demo");
+    let open = |dir: &Path| std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    let walkable = own.ancestors().skip(1).filter(|dir| dir.exists()).all(open);
+    if walkable && own.as_os_str().len() <= 45 { own } else { PathBuf::from("/var/tmp/wharf-demo") }
 }
 
 fn image(wharf: &Path, dir: &Path, cache: &Path) -> Result<()> {

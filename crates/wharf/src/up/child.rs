@@ -126,6 +126,8 @@ pub fn enter() -> Result<Settings> {
         .context("this is started by `wharf up`, which hands it its settings")?;
     let settings = take_over(&serde_json::to_vec(&handover.settings)?)?;
     set_parent_process_death_signal(Some(Signal::TERM))?;
+    // Started as /proc/self/exe, it would show as "exe" wherever arguments do not.
+    rustix::thread::set_name(c"wharf")?;
     let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
     if parent.map(|p| p.get().cast_unsigned()) != Some(handover.keeper) {
         bail!("the keeper ended before this process began");

@@ -214,9 +214,9 @@ impl Keeper<'_> {
     }
 
     fn command(&self, part: Part) -> Result<Command> {
-        let exe = std::env::current_exe().context("where this executable is")?;
-        let mut command = Command::new(exe);
-        command.arg(part.argument()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Not by its path: the unprivileged user may not be able to walk there (a home directory, say).
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("wharf").arg(part.argument()).stdin(Stdio::piped()).stdout(Stdio::piped());
         // Its own process group, so that Ctrl-C reaches the keeper alone, which drains in order.
         command.process_group(0).env_clear().current_dir(&self.settings.data_dir);
         for name in ["PATH", "LANG", "TZ", "NO_COLOR", "TERM", "RUST_BACKTRACE"] {
