@@ -14,6 +14,7 @@ use serde_json::Value;
 use wharf_domain::{Code, Error, limits};
 
 use super::refuse::refuse;
+use super::strict::Strict;
 use crate::problem::Problem;
 
 /// How long a JSON body may take to arrive.
@@ -90,15 +91,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         return Err(Error::new(Code::BadRequest, "a JSON body is needed, and this one is empty"));
     }
     refuse_nul(body)?;
-    // A derived type would also read an array, field by field in their order: nobody means that.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Error::new(Code::InvalidField, "the body is a JSON object, not a list"));
-    }
     let mut text = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut text).map_err(|e| {
-        let path = e.path().to_string();
-        explain(&path, &e.into_inner())
-    })?;
+    let mut track = serde_path_to_error::Track::new();
+    let source = Strict(serde_path_to_error::Deserializer::new(&mut text, &mut track));
+    let parsed = T::deserialize(source).map_err(|e| explain(&track.path().to_string(), &e))?;
     text.end().map_err(|e| explain("", &e))?;
     Ok(parsed)
 }

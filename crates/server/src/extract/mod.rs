@@ -7,6 +7,7 @@ mod json;
 mod path;
 mod query;
 mod refuse;
+mod strict;
 
 pub(crate) use auth::{Anonymous, Auth};
 pub(crate) use headers::{IfMatch, Upgrade, last_event_id, wants_event_stream};

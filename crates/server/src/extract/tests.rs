@@ -42,6 +42,13 @@ fn a_field_at_fault_is_named_wherever_it_is() {
 }
 
 #[test]
+fn a_list_is_no_object_at_any_depth() {
+    let e = wrong(r#"{"name": "x", "inner": [5]}"#);
+    assert_eq!((e.code, e.field.as_deref()), (Code::InvalidField, Some("inner")));
+    assert!(json::parse::<Outer>(br#"{"name": "x", "inner": {"memory_mib": 5}}"#).is_ok());
+}
+
+#[test]
 fn what_is_no_json_is_told_where() {
     let e = wrong("{\n  \"name\": nope}");
     assert_eq!(e.code, Code::BadRequest);
