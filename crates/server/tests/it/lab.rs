@@ -286,6 +286,8 @@ pub struct Events {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+// The names are those of the wire.
+#[allow(clippy::struct_field_names)]
 pub struct Event {
     pub id: Option<String>,
     pub event: String,

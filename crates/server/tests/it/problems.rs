@@ -1,5 +1,7 @@
 //! Wrong input gets a problem that says what to do. The texts are what people read: reviewed as snapshots.
 
+use std::fmt::Write as _;
+
 use axum::body::Body;
 use http::Method;
 use serde_json::{Value, json};
@@ -33,7 +35,7 @@ async fn wrong_input_is_told_what_is_wrong() {
     };
     let mut all = String::new();
     let mut add = |title: &str, answer: Answer| {
-        all.push_str(&format!("# {title}\n{}\n\n", shown(answer)));
+        let _ = write!(all, "# {title}\n{}\n\n", shown(answer));
     };
     add("an unknown field", admin.post(sessions, json!({"nam": "x"})).await);
     add("an unknown field further in", admin.post(sessions, json!({"resources": {"memory": 5}})).await);
