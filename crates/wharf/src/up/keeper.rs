@@ -199,7 +199,7 @@ impl Keeper<'_> {
             return Ok(());
         }
         let mut child =
-            self.command(part)?.spawn().with_context(|| format!("cannot start the {}", part.argument()))?;
+            self.command(part).spawn().with_context(|| format!("cannot start the {}", part.argument()))?;
         let kept = self.of(part);
         kept.pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         kept.since = Instant::now();
@@ -213,7 +213,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    fn command(&self, part: Part) -> Result<Command> {
+    fn command(&self, part: Part) -> Command {
         // Not by its path: the unprivileged user may not be able to walk there (a home directory, say).
         let mut command = Command::new("/proc/self/exe");
         command.arg0("wharf").arg(part.argument()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -230,7 +230,7 @@ impl Keeper<'_> {
             command.uid(self.account.uid).gid(self.account.gid);
             command.env("HOME", &self.settings.data_dir).env("USER", &self.account.name);
         }
-        Ok(command)
+        command
     }
 
     /// The control plane first, since it needs the jailer to stop what runs; then the jailer. A second signal, or the
