@@ -119,7 +119,11 @@ impl Error {
 
     /// A defect or an unexpected fault: the caller learns only that it was logged.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(Code::Internal, "something broke inside; the request id finds the cause in the server's log").because(cause)
+        Self::new(
+            Code::Internal,
+            "something broke inside; the request id finds the cause in the server's log",
+        )
+        .because(cause)
     }
 
     /// A dependency is away; the caller may retry.

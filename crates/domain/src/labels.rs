@@ -36,7 +36,9 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
     type Error = Error;
     fn try_from(map: BTreeMap<String, String>) -> Result<Self, Error> {
         if map.len() > limits::LABELS {
-            return Err(Error::new(Code::InvalidField, format!("at most {} labels", limits::LABELS)).field("labels"));
+            return Err(
+                Error::new(Code::InvalidField, format!("at most {} labels", limits::LABELS)).field("labels")
+            );
         }
         for (k, v) in &map {
             if k.is_empty() || !word(k) || !word(v) {
@@ -83,7 +85,10 @@ impl FromStr for Selector {
             if k.is_empty() || !word(k) || v.is_some_and(|v| !word(v)) {
                 return Err(Error::new(
                     Code::InvalidField,
-                    format!("{:?} is not a label term: write key=value or key, separated by commas", truncated(term)),
+                    format!(
+                        "{:?} is not a label term: write key=value or key, separated by commas",
+                        truncated(term)
+                    ),
                 )
                 .field("labels"));
             }

@@ -54,10 +54,15 @@ impl Resource {
     pub const fn group(self) -> Group {
         match self {
             Self::Spaces | Self::Secrets | Self::Images | Self::Events | Self::Usage => Group::Core,
-            Self::Sessions | Self::Messages | Self::Files | Self::Processes | Self::Snapshots => Group::Sessions,
-            Self::Users | Self::ServiceAccounts | Self::Tokens | Self::Roles | Self::RoleBindings | Self::Audit => {
-                Group::Access
+            Self::Sessions | Self::Messages | Self::Files | Self::Processes | Self::Snapshots => {
+                Group::Sessions
             }
+            Self::Users
+            | Self::ServiceAccounts
+            | Self::Tokens
+            | Self::Roles
+            | Self::RoleBindings
+            | Self::Audit => Group::Access,
         }
     }
 
@@ -65,7 +70,12 @@ impl Resource {
     pub const fn spaced(self) -> bool {
         !matches!(
             self,
-            Self::Users | Self::ServiceAccounts | Self::Tokens | Self::Roles | Self::RoleBindings | Self::Audit
+            Self::Users
+                | Self::ServiceAccounts
+                | Self::Tokens
+                | Self::Roles
+                | Self::RoleBindings
+                | Self::Audit
         )
     }
 }
@@ -110,8 +120,11 @@ impl Rule {
     pub fn validate(&self) -> crate::Result<()> {
         fn all<T: std::str::FromStr<Err = crate::Error>>(field: &str, list: &[String]) -> crate::Result<()> {
             if list.is_empty() {
-                return Err(crate::Error::new(crate::Code::InvalidField, format!("a rule needs at least one of {field}"))
-                    .field(field));
+                return Err(crate::Error::new(
+                    crate::Code::InvalidField,
+                    format!("a rule needs at least one of {field}"),
+                )
+                .field(field));
             }
             for word in list.iter().filter(|w| *w != "*") {
                 word.parse::<T>().map_err(|e| e.field(field))?;
@@ -149,7 +162,13 @@ pub struct Rights {
 
 impl Rights {
     /// Which grant allows it, or `None`. `space: None` asks for a global thing (or for "in every space").
-    pub fn allowing(&self, space: Option<SpaceId>, resource: Resource, verb: Verb, name: Option<&str>) -> Option<&Grant> {
+    pub fn allowing(
+        &self,
+        space: Option<SpaceId>,
+        resource: Resource,
+        verb: Verb,
+        name: Option<&str>,
+    ) -> Option<&Grant> {
         if let Some(subset) = &self.subset
             && !subset.iter().any(|r| r.allows(resource, verb, name))
         {
@@ -203,15 +222,26 @@ pub fn built_in_roles() -> Vec<(&'static str, Vec<Rule>)> {
                     &["*"],
                     &["get", "list", "watch", "create", "update", "delete", "exec", "publish", "approve"],
                 ),
-                Rule::new(&["core"], &["spaces", "secrets", "images", "events", "usage"], &["get", "list", "watch"]),
+                Rule::new(
+                    &["core"],
+                    &["spaces", "secrets", "images", "events", "usage"],
+                    &["get", "list", "watch"],
+                ),
                 Rule::new(&["core"], &["secrets"], &["create", "update", "delete"]),
             ],
         ),
-        ("viewer", vec![Rule::new(&["core", "sessions", "work", "workers"], &["*"], &["get", "list", "watch"])]),
+        (
+            "viewer",
+            vec![Rule::new(&["core", "sessions", "work", "workers"], &["*"], &["get", "list", "watch"])],
+        ),
         (
             "agent",
             vec![
-                Rule::new(&["sessions"], &["sessions", "messages", "files", "processes"], &["get", "list", "watch"]),
+                Rule::new(
+                    &["sessions"],
+                    &["sessions", "messages", "files", "processes"],
+                    &["get", "list", "watch"],
+                ),
                 Rule::new(&["sessions"], &["messages"], &["create"]),
             ],
         ),

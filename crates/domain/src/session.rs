@@ -70,7 +70,13 @@ impl std::str::FromStr for State {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
         Self::ALL.iter().copied().find(|x| x.as_str() == s).ok_or_else(|| {
-            Error::new(Code::InvalidField, format!("{:?} is none of init, idle, busy, closed, error", s.chars().take(80).collect::<String>()))
+            Error::new(
+                Code::InvalidField,
+                format!(
+                    "{:?} is none of init, idle, busy, closed, error",
+                    s.chars().take(80).collect::<String>()
+                ),
+            )
         })
     }
 }
@@ -139,6 +145,8 @@ impl std::str::FromStr for TurnState {
         [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled]
             .into_iter()
             .find(|t| t.as_str() == s)
-            .ok_or_else(|| Error::new(Code::InvalidField, "a turn is queued, running, done, failed or cancelled"))
+            .ok_or_else(|| {
+                Error::new(Code::InvalidField, "a turn is queued, running, done, failed or cancelled")
+            })
     }
 }
