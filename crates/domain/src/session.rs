@@ -44,14 +44,13 @@ impl State {
 
     pub const fn may_become(self, to: Self) -> bool {
         use State::{Busy, Closed, Error, Idle, Init};
-        matches!(
-            (self, to),
-            (Init, Idle | Closed | Error)
-                | (Idle, Busy | Closed | Error)
-                | (Busy, Idle | Closed | Error)
-                | (Closed, Idle | Error)
-                | (Error, Init | Closed)
-        )
+        match self {
+            Init => matches!(to, Idle | Closed | Error),
+            Idle => matches!(to, Busy | Closed | Error),
+            Busy => matches!(to, Idle | Closed | Error),
+            Closed => matches!(to, Idle | Error),
+            Error => matches!(to, Init | Closed),
+        }
     }
 
     /// The only gate of a transition.

@@ -42,7 +42,9 @@ fn a_rule_with_a_word_nobody_knows_is_refused_with_its_field() {
 #[test]
 fn every_built_in_role_is_valid_and_operator_has_no_access_rights() {
     for (_, rules) in built_in_roles() {
-        rules.iter().for_each(|r| r.validate().unwrap());
+        for rule in rules {
+            rule.validate().unwrap();
+        }
     }
     assert!(!rights("operator", None).allows(None, Resource::Users, Verb::Get, None));
 }

@@ -67,7 +67,7 @@ impl Ledger {
             let log = settled(wharf, name, book).await;
             book.answered = book.compare(name, &log);
             let written = lines(wharf, name).await;
-            book.compare_files(name, &log, &written);
+            Book::compare_files(name, &log, &written);
         }
     }
 }
@@ -113,7 +113,7 @@ impl Book {
     }
 
     /// No script ran twice, and those that are done ran.
-    fn compare_files(&self, session: &str, log: &Log, written: &[u64]) {
+    fn compare_files(session: &str, log: &Log, written: &[u64]) {
         let distinct: BTreeSet<u64> = written.iter().copied().collect();
         assert_eq!(written.len(), distinct.len(), "{session}: a script ran twice: {written:?}");
         let whole = |e: &&Entry| log.answers.get(&e.turn).is_some_and(|a| a[0] == format!("answer {}", e.n));
@@ -192,7 +192,7 @@ async fn lines(wharf: &Installation, name: &str) -> Vec<u64> {
             Ok((status, Value::Number(n))) if status.is_success() => return vec![n.as_u64().unwrap()],
             Ok((status, _)) if status == 404 => return Vec::new(),
             other => {
-                assert!(since.elapsed() < Duration::from_secs(30), "{name}: reading the ledger: {other:?}")
+                assert!(since.elapsed() < Duration::from_secs(30), "{name}: reading the ledger: {other:?}");
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
