@@ -20,6 +20,9 @@ use crate::notify::Bridge;
 use crate::scope::Scope;
 use crate::system::{Actor, System};
 
+/// How long a connection rests before it ends: past the pauses of somebody at work, so that no call of theirs opens one.
+const SPARE: Duration = Duration::from_secs(30);
+
 #[derive(Clone)]
 pub struct Store(pub(crate) Arc<Inner>);
 
@@ -63,6 +66,8 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool)
             .acquire_timeout(config.acquire_timeout)
+            // Every one costs PostgreSQL several MiB; those a burst opened end soon after it.
+            .idle_timeout(SPARE)
             // A broken connection shows itself at the first statement, and callers may retry: no ping each time.
             .test_before_acquire(false)
             // One that has rested may have died with its server: that is worth a ping.

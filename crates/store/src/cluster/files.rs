@@ -136,8 +136,9 @@ fn settings(config: &ClusterConfig) -> Result<String, ClusterError> {
         failed("place the socket", "the data directory's path holds a quote, comma or backslash; use another")
     })?;
     let memory = config.memory_mib.unwrap_or_else(memory_mib);
-    // The machine's memory is for sessions; what is hot here is small.
-    let shared = (memory / 32).clamp(32, 1024);
+    // The machine's memory is for sessions; what is hot here is small, and the rest is in the kernel's cache. Every
+    // buffer also costs a descriptor and a hash entry that are touched at start, whether it is ever used or not.
+    let shared = (memory / 128).clamp(32, 512);
     let cache = (memory / 4).max(64);
     let on = if config.durable { "on" } else { "off" };
     let connections = config.max_connections;
@@ -150,6 +151,7 @@ fn settings(config: &ClusterConfig) -> Result<String, ClusterError> {
          max_connections = {connections}\n\
          superuser_reserved_connections = 3\n\
          shared_buffers = {shared}MB\n\
+         wal_buffers = 4MB\n\
          effective_cache_size = {cache}MB\n\
          work_mem = 8MB\n\
          maintenance_work_mem = 64MB\n\

@@ -229,6 +229,10 @@ impl Keeper<'_> {
             // all capabilities.
             command.uid(self.account.uid).gid(self.account.gid);
             command.env("HOME", &self.settings.data_dir).env("USER", &self.account.name);
+            // What a burst or an import took goes back to the machine, whose memory is for sessions: few arenas, and
+            // large buffers mapped on their own however often they come.
+            command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_MMAP_THRESHOLD_", "262144");
+            command.env("MALLOC_TRIM_THRESHOLD_", "1048576");
         }
         command
     }
