@@ -283,11 +283,14 @@ returns bigint language sql as $$
 $$;
 
 -- A message of a user: its number, its turn in the queue, and the wish that the session runs.
+--
+-- This function and those of turns below find rows by their keys alone, so one plan fits all calls. PostgreSQL would
+-- make a new one for each of the first five calls of every connection, while somebody waits for the turn to start.
 create function session_post(
     the_session uuid, the_turn uuid, the_content json, the_agent text, the_author text, the_limit bigint,
     the_time timestamptz,
     out outcome text, out seq bigint, out reserve boolean, out was_state text
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     s sessions;
 begin
@@ -329,7 +332,7 @@ create function turn_claim(
     the_session uuid, the_token bigint, the_time timestamptz,
     out outcome text, out turn_id uuid, out message_seq bigint, out deadline timestamptz, out content json,
     out incarnation bigint
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     s sessions;
     moved record;
@@ -366,7 +369,7 @@ end $$;
 create function turn_end(
     the_session uuid, the_token bigint, the_turn uuid, the_state text, the_reason text, the_detail text,
     the_exit_code integer, the_error boolean, the_usage json, the_time timestamptz
-) returns text language plpgsql as $$
+) returns text language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     s sessions;
     t turns;
@@ -402,7 +405,7 @@ end $$;
 create function turn_append(
     the_session uuid, the_token bigint, the_turn uuid, the_after bigint, the_events bigint, the_kinds text[],
     the_data text[], the_content text[], the_agents text[], the_time timestamptz
-) returns text language plpgsql as $$
+) returns text language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
     base bigint;
 begin
