@@ -21,9 +21,11 @@ use super::place::{Account, PASSWORD_FILE};
 
 /// First pause before a dead child is started again; doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+///
+/// Short, because sessions neither start nor stop while the jailer is away; trying costs next to nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A child that lived this long died of something new: its pause begins anew.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_secs(10);
 /// Beyond the drain's own limit, for the child to say goodbye.
 const GRACE: Duration = Duration::from_secs(5);
 

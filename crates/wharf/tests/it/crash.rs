@@ -50,7 +50,9 @@ const VICTIMS: &[(&str, Victim)] = &[
 
 fn victim(seed: u64) -> &'static Victim {
     match std::env::var("WHARF_CRASH_VICTIM") {
-        Ok(name) => {
+        Ok(names) => {
+            let names: Vec<&str> = names.split(',').collect();
+            let name = names[(seed % names.len() as u64) as usize];
             VICTIMS.iter().find(|(n, _)| *n == name).map_or_else(|| panic!("no victim {name}"), |(_, v)| v)
         }
         Err(_) => &VICTIMS[(seed % VICTIMS.len() as u64) as usize].1,
