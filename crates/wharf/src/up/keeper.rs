@@ -21,7 +21,6 @@ use super::place::{Account, PASSWORD_FILE};
 
 /// First pause before a dead child is started again; doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(100);
-///
 /// Short, because sessions neither start nor stop while the jailer is away; trying costs next to nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A child that lived this long died of something new: its pause begins anew.
