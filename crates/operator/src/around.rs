@@ -76,7 +76,7 @@ impl Inner {
                 if stale {
                     s.doubt();
                 }
-                stale || (!s.working && s.token == 0)
+                stale || (!s.working && (s.token == 0 || (a.waiting && s.driver.is_none())))
             });
             if changed {
                 self.call(a.id);

@@ -198,13 +198,19 @@ impl Scope {
         self.finish().await
     }
 
+    /// In a task of its own, because a caller may go away in the middle: what is committed must wake whom it concerns.
+    /// So must a commit whose answer was lost; a wake-up says "look", not what there is to see.
     async fn finish(mut self) -> Result<(), Error> {
         let tx = self.tx.take().ok_or_else(|| Error::internal("the scope ended with a denial"))?;
-        tx.commit().await.or_domain()?;
-        for topic in self.wakes.drain(..) {
-            self.store.wake(topic);
-        }
-        Ok(())
+        let (store, wakes) = (self.store.clone(), std::mem::take(&mut self.wakes));
+        let commit = tokio::spawn(async move {
+            let committed = tx.commit().await.or_domain();
+            for topic in wakes {
+                store.wake(topic);
+            }
+            committed
+        });
+        commit.await.map_err(Error::internal)?
     }
 
     /// Writes the collected audit entries and events in one statement.

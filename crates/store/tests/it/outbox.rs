@@ -37,6 +37,29 @@ async fn a_change_and_its_event_appear_together_and_wake_the_space() {
     assert_eq!(names, ["lab", "mail"], "what was rolled back left no event");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_goes_away_in_the_middle_of_a_commit_leaves_nobody_asleep() {
+    let app = App::new().await;
+    let lab = app.space("lab").await;
+    let mut cut_short = 0;
+    for i in 0..60_u32 {
+        let mut scope = app.store.scope(&app.admin, &at("lab")).await.unwrap();
+        let named = format!("s{i}");
+        secret(&mut scope, &named).await;
+        let mut heard = app.db.bus.subscribe();
+        let gone =
+            tokio::time::timeout(Duration::from_micros(u64::from(i) * 60), scope.commit()).await.is_err();
+        cut_short += u32::from(gone);
+        let woken = tokio::time::timeout(Duration::from_millis(300), async {
+            while heard.next().await != Some(Wake::Topic(Topic::Space(lab.id))) {}
+        });
+        let woken = woken.await.is_ok();
+        let there = read_all(&app, lab.id, Position::default()).await.iter().any(|(name, _)| *name == named);
+        assert!(!there || woken, "{named} is committed, and nobody was told");
+    }
+    assert!(cut_short > 0, "no commit was cut short");
+}
+
 async fn read_all(app: &App, space: wharf_domain::SpaceId, mut from: Position) -> Vec<(String, Position)> {
     let mut seen = Vec::new();
     for _ in 0..2000 {

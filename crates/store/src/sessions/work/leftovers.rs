@@ -18,6 +18,8 @@ pub struct Alive {
     pub id: SessionId,
     /// Of the computer that is recorded; 0 when none is.
     pub incarnation: u64,
+    /// Something is to be done that a wake-up should have told.
+    pub waiting: bool,
 }
 
 /// Things of the runtime that no row stands for.
@@ -33,7 +35,11 @@ impl Work {
     /// Sessions that are not at rest: everything but those without a computer that are closed as they shall be, or in error.
     pub async fn alive(&self) -> Result<Vec<Alive>, Error> {
         let rows = sqlx::query(
-            "select id, case when host_socket is null then 0 else incarnation end as incarnation from sessions s
+            "select id, case when host_socket is null then 0 else incarnation end as incarnation,
+                state = 'idle' and (desired <> 'running'
+                    or exists (select from turns t where t.session_id = s.id and t.state = 'queued'))
+                or state = 'closed' and desired = 'running' as waiting
+             from sessions s
              where gone_at is null
                and ((state, desired) not in (('closed', 'closed'), ('error', 'running')) or host_socket is not null
                     or exists (select from snapshots p where p.session_id = s.id and p.state = 'pending'))
@@ -47,6 +53,7 @@ impl Work {
                 Ok(Alive {
                     id: SessionId::from_uuid(r.try_get("id")?),
                     incarnation: r.try_get::<i64, _>("incarnation")?.max(0) as u64,
+                    waiting: r.try_get("waiting")?,
                 })
             })
             .collect::<Result<_, sqlx::Error>>()
