@@ -1,6 +1,6 @@
 //! Sessions: rows, messages, turns, the log, snapshots and images.
 //!
-//! What users may do hangs on a [`Scope`](crate::Scope) ([`Sessions`], [`Snapshots`], [`Images`]); what the operator
+//! What users may do hangs on a [`Scope`] ([`Sessions`], [`Snapshots`], [`Images`]); what the operator
 //! does hangs on a lease ([`work::Work`]). A state is changed by one function in the database (`session_move`) and
 //! by nothing else; what comes with a change (log, outbox, quota) is written in the same transaction.
 
