@@ -72,9 +72,9 @@ impl std::str::FromStr for Size {
     /// `1280x800`.
     fn from_str(text: &str) -> Result<Self, String> {
         let side = |side: &str| {
-            side.parse::<u16>().ok().filter(|n| {
-                (SIDE_MIN..=SIDE_MAX).contains(n) && side.bytes().all(|b| b.is_ascii_digit())
-            })
+            side.parse::<u16>()
+                .ok()
+                .filter(|n| (SIDE_MIN..=SIDE_MAX).contains(n) && side.bytes().all(|b| b.is_ascii_digit()))
         };
         text.split_once('x').and_then(|(w, h)| Some(Self { width: side(w)?, height: side(h)? })).ok_or_else(
             || format!("{text:?} is not a size: WIDTHxHEIGHT, each {SIDE_MIN} to {SIDE_MAX}, as in 1280x800"),
@@ -93,9 +93,8 @@ impl std::str::FromStr for Region {
 
     /// `x,y,width,height`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| {
-            part.parse::<u16>().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()))
-        };
+        let number =
+            |part: &str| part.parse::<u16>().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()));
         let parts: Vec<Option<u16>> = text.split(',').map(number).collect();
         match parts[..] {
             [Some(x), Some(y), Some(width @ 1..), Some(height @ 1..)] => Ok(Self { x, y, width, height }),
