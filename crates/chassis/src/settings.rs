@@ -33,16 +33,19 @@ pub enum Role {
     Operator,
     /// The only privileged process.
     Jailer,
+    /// The way out of sessions.
+    Gateway,
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Server, Self::Operator, Self::Jailer];
+    pub const ALL: [Self; 4] = [Self::Server, Self::Operator, Self::Jailer, Self::Gateway];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Server => "server",
             Self::Operator => "operator",
             Self::Jailer => "jailer",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -59,7 +62,7 @@ impl std::str::FromStr for Role {
         Self::ALL
             .into_iter()
             .find(|r| r.as_str() == s)
-            .ok_or_else(|| format!("there is no role {s:?}; roles are server, operator and jailer"))
+            .ok_or_else(|| format!("there is no role {s:?}; roles are server, operator, jailer and gateway"))
     }
 }
 
@@ -179,17 +182,60 @@ impl Default for Sessions {
     }
 }
 
+/// The way out of sessions, and what it holds each of them to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Addresses that are not of the internet and may be reached all the same: `10.0.0.0/8`, `127.0.0.1:8443`.
+    pub allow_private: Vec<String>,
+    /// Certificates (PEM) that upstreams are trusted with beside those of the machine.
+    pub ca_file: Option<PathBuf>,
+    /// Connections a session may have open at the same time.
+    pub max_connections: u32,
+    /// Connections a session may open in a second, over a while.
+    pub connections_per_second: u32,
+    /// Bytes a session may send and receive in a second, over a while; it is slowed down to them. 0 is no limit.
+    pub bytes_per_second: u64,
+    /// How long a connection to an upstream may take.
+    pub connect_timeout_seconds: u32,
+    /// How long nothing may be said on a connection.
+    pub idle_timeout_seconds: u32,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            allow_private: Vec::new(),
+            ca_file: None,
+            max_connections: 512,
+            connections_per_second: 200,
+            bytes_per_second: 0,
+            connect_timeout_seconds: 15,
+            idle_timeout_seconds: 600,
+        }
+    }
+}
+
+impl Gateway {
+    /// The private addresses that may be reached; loading has refused what is none.
+    pub fn exceptions(&self) -> Vec<wharf_domain::egress::address::Exception> {
+        self.allow_private.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
 /// How long what is over is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Rows of deleted sessions.
     pub deleted_sessions_days: u32,
+    /// Lines of the egress log.
+    pub egress_days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { deleted_sessions_days: 7 }
+        Self { deleted_sessions_days: 7, egress_days: 30 }
     }
 }
 
@@ -232,6 +278,7 @@ pub struct Settings {
     /// How many computers of an image stand ready.
     pub warm: BTreeMap<Name, u32>,
     pub sessions: Sessions,
+    pub gateway: Gateway,
     pub retention: Retention,
     pub log: Log,
     /// How long a drain may take before the rest is ended.
@@ -254,6 +301,7 @@ impl Default for Settings {
             host_binary: None,
             warm: BTreeMap::from([(base_image(), 2)]),
             sessions: Sessions::default(),
+            gateway: Gateway::default(),
             retention: Retention::default(),
             log: Log::default(),
             shutdown_seconds: 20,
@@ -272,6 +320,11 @@ impl Settings {
 
     pub fn jailer_socket(&self) -> PathBuf {
         self.jailer.socket.clone().unwrap_or_else(|| self.run_dir().join("jailer.sock"))
+    }
+
+    /// One directory a jail; the gateway's socket of each is in it.
+    pub fn jails_dir(&self) -> PathBuf {
+        self.run_dir().join("jails")
     }
 
     /// Sockets of the control plane itself, the private database's among them; owned by the unprivileged user.

@@ -53,6 +53,7 @@ ids! {
     BindingId,
     SpaceId,
     SecretId,
+    ConnectionId,
     ImageId,
     SessionId,
     TurnId,

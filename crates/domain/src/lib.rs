@@ -3,6 +3,7 @@
 //! Pure by rule: no async, no I/O, no clock and no database. Everything else may import this crate; it imports
 //! none of ours.
 
+pub mod egress;
 pub mod error;
 pub mod id;
 pub mod image;

@@ -34,6 +34,10 @@ pub const WAIT_SECONDS: u32 = 300;
 pub const SSE_KEEPALIVE_SECONDS: u64 = 15;
 /// Bytes of a session's environment, names and values together.
 pub const ENV_BYTES: usize = 64 * 1024;
+/// Patterns in a session's `network.allow`.
+pub const EGRESS_PATTERNS: usize = 256;
+/// Connections of a space.
+pub const CONNECTIONS: usize = 256;
 /// Bytes of instructions, of a setup script, and of metadata.
 pub const TEXT_BYTES: usize = 256 * 1024;
 

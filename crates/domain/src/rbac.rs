@@ -43,8 +43,9 @@ words! {
     /// Kinds of things rules speak of.
     Resource {
         Spaces = "spaces", Secrets = "secrets", Images = "images", Events = "events", Usage = "usage",
+        Connections = "connections",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
-        Snapshots = "snapshots",
+        Snapshots = "snapshots", Egress = "egress",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
         RoleBindings = "role-bindings", Audit = "audit",
     }
@@ -53,10 +54,15 @@ words! {
 impl Resource {
     pub const fn group(self) -> Group {
         match self {
-            Self::Spaces | Self::Secrets | Self::Images | Self::Events | Self::Usage => Group::Core,
-            Self::Sessions | Self::Messages | Self::Files | Self::Processes | Self::Snapshots => {
-                Group::Sessions
+            Self::Spaces | Self::Secrets | Self::Connections | Self::Images | Self::Events | Self::Usage => {
+                Group::Core
             }
+            Self::Sessions
+            | Self::Messages
+            | Self::Files
+            | Self::Processes
+            | Self::Snapshots
+            | Self::Egress => Group::Sessions,
             Self::Users
             | Self::ServiceAccounts
             | Self::Tokens
@@ -224,7 +230,7 @@ pub fn built_in_roles() -> Vec<(&'static str, Vec<Rule>)> {
                 ),
                 Rule::new(
                     &["core"],
-                    &["spaces", "secrets", "images", "events", "usage"],
+                    &["spaces", "secrets", "connections", "images", "events", "usage"],
                     &["get", "list", "watch"],
                 ),
                 Rule::new(&["core"], &["secrets"], &["create", "update", "delete"]),

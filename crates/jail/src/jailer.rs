@@ -152,7 +152,7 @@ fn take_run_dir(settings: &JailerSettings) -> Result<OwnedFd, Step> {
     let run = &settings.run_dir;
     for (directory, mode) in [
         ("", 0o711),
-        ("jails", 0o711),
+        ("jails", 0o751),
         ("mnt", 0o711),
         ("mnt/lower", 0o755),
         ("mnt/upper", 0o755),
@@ -163,6 +163,9 @@ fn take_run_dir(settings: &JailerSettings) -> Result<OwnedFd, Step> {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
             .at("chmod the run directory")?;
     }
+    // The gateway looks there for jails, and hears of new ones; nobody else of the machine may.
+    std::os::unix::fs::chown(run.join("jails"), None, Some(settings.control_gid))
+        .at("give the jails' directory to the control plane's group")?;
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     let lock =
         rustix::fs::open(run.join("jailer.lock"), flags, Mode::from_raw_mode(0o600)).at("open the lock")?;

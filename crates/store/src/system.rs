@@ -23,6 +23,8 @@ pub enum Actor {
     Keeper,
     /// `wharf` itself at start: the first admin, images known to the runtime.
     Setup,
+    /// The way out of sessions: reads what they may reach, and opens the secrets it adds to requests.
+    Gateway,
 }
 
 impl Actor {
@@ -33,6 +35,7 @@ impl Actor {
             Self::Retention => "retention",
             Self::Keeper => "keeper",
             Self::Setup => "setup",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -56,6 +59,11 @@ impl Actor {
             Self::Retention => vec![rule(&["core", "sessions"], &["*"], &["get", "list", "delete"])],
             Self::Keeper => vec![rule(&["core"], &["secrets"], &["get", "list", "update"])],
             Self::Setup => vec![rule(&["*"], &["*"], &["*"])],
+            Self::Gateway => vec![
+                rule(&["sessions"], &["sessions", "egress"], &["get", "list", "create"]),
+                rule(&["core"], &["spaces", "connections", "events", "usage"], &["get", "list", "update"]),
+                rule(&["core"], &["secrets"], &["get", "read-values"]),
+            ],
         }
     }
 }

@@ -134,6 +134,9 @@ async fn with_database(
     if settings.has_role(Role::Operator) {
         roles.add("operator", roles::operator::run(&parts, roles.stop()));
     }
+    if settings.has_role(Role::Gateway) {
+        roles.add("gateway", roles::gateway::run(&parts, roles.stop()));
+    }
     if let Some(listener) = ports.api {
         roles.add("server", roles::server::run(&parts, listener, ports.metrics, roles.stop()));
     }

@@ -18,6 +18,8 @@ pub enum Kind {
     Roles,
     /// Image name → whole number.
     Counts,
+    /// Texts; with commas between them where they come as one.
+    Texts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +121,22 @@ pub const KEYS: &[Key] = &[
     key("sessions.max_resources.memory_mib", whole(16, 16_777_216), "the most memory a session may ask for"),
     key("sessions.max_resources.disk_mib", whole(16, 1_073_741_824), "the most disk a session may ask for"),
     key("sessions.max_resources.pids", whole(8, 4_194_304), "the most processes a session may ask for"),
+    key(
+        "gateway.allow_private",
+        Kind::Texts,
+        "private addresses sessions may reach: networks or addresses, with or without a port",
+    ),
+    key("gateway.ca_file", Kind::Path, "PEM certificates upstreams are trusted with beside the machine's"),
+    key("gateway.max_connections", whole(1, 100_000), "connections a session may have open at the same time"),
+    key("gateway.connections_per_second", whole(1, 100_000), "connections a session may open in a second"),
+    key(
+        "gateway.bytes_per_second",
+        whole(0, 1 << 40),
+        "bytes a session is slowed down to, both ways together; 0 is no limit",
+    ),
+    key("gateway.connect_timeout_seconds", whole(1, 300), "how long a connection to an upstream may take"),
+    key("gateway.idle_timeout_seconds", whole(1, 86_400), "how long nothing may be said on a connection"),
+    key("retention.egress_days", whole(1, 3650), "how long lines of the egress log are kept"),
     key("retention.deleted_sessions_days", whole(0, 36_500), "how long rows of deleted sessions are kept"),
     key("log.format", Kind::OneOf(&["human", "json"]), "how log lines look on stderr"),
     key("log.level", Kind::Text, "error, warn, info, debug or trace, or directives per module"),
@@ -159,6 +177,7 @@ impl Kind {
             Self::OneOf(values) => json!({"enum": values}),
             Self::Roles => json!({"type": "array", "uniqueItems": true,
                 "items": {"enum": super::Role::ALL.map(super::Role::as_str)}}),
+            Self::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Self::Counts => {
                 json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}})
             }

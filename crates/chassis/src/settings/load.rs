@@ -213,10 +213,15 @@ impl Sources {
 
     /// Makes paths absolute and takes secrets out of their files.
     fn resolve(s: &mut Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), SettingsError> {
-        for path in
-            [Some(&mut s.data_dir), s.run_dir.as_mut(), s.jailer.socket.as_mut(), s.host_binary.as_mut()]
-                .into_iter()
-                .flatten()
+        for path in [
+            Some(&mut s.data_dir),
+            s.run_dir.as_mut(),
+            s.jailer.socket.as_mut(),
+            s.host_binary.as_mut(),
+            s.gateway.ca_file.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
         {
             *path = std::path::absolute(&*path)
                 .map_err(|cause| SettingsError::Unreadable { path: path.clone(), cause })?;
@@ -276,7 +281,7 @@ fn scalar(key: &str, text: &str) -> Value {
             text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
         }
         Some(Kind::Counts) => text.parse().unwrap_or_else(|_| Value::from(text)),
-        Some(Kind::Roles) => Value::from(
+        Some(Kind::Roles | Kind::Texts) => Value::from(
             text.split(',')
                 .map(|r| Value::from(r.trim()))
                 .filter(|v| v.as_str() != Some(""))
@@ -327,6 +332,11 @@ fn check_ranges(s: &Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), 
     }
     if s.roles.is_empty() {
         refuse("roles", "names no role; leave it out for all of them".into());
+    }
+    for text in &s.gateway.allow_private {
+        if let Err(error) = text.parse::<wharf_domain::egress::address::Exception>() {
+            refuse("gateway.allow_private", error.public);
+        }
     }
     let prefix_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let prefix = &s.jailer.cgroup_prefix;

@@ -1,0 +1,174 @@
+//! Requests the gateway reads and passes on: plain HTTP, and https it has terminated for a connection.
+//!
+//! Hop-by-hop headers end here (RFC 9110 §7.6.1), bodies stream both ways, an upgrade becomes a tunnel. Redirects are
+//! the client's to follow: its next request is judged like its first.
+
+use http::header::{CONNECTION, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use wharf_domain::egress::Target;
+
+use crate::body::{Body, empty, stream};
+use crate::dial::Connector;
+use crate::door::Call;
+use crate::gateway::Gateway;
+use crate::problem::Refusal;
+use crate::target::authority;
+use crate::tunnel;
+
+/// Headers that are about one connection and not about the request.
+const HOP: [HeaderName; 6] =
+    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, HeaderName::from_static("keep-alive")];
+const PROXY: [HeaderName; 3] = [
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-authenticate"),
+];
+
+/// Connections to upstreams for one connection of a client.
+pub(crate) struct Upstream {
+    any: Client<Connector, Body>,
+    /// For upgrades, which HTTP/2 does not have.
+    one: Client<Connector, Body>,
+}
+
+impl Upstream {
+    pub fn new(gateway: &Gateway) -> Self {
+        let client = |upgrades| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(std::time::Duration::from_secs(30))
+                .pool_max_idle_per_host(4)
+                .build(Connector::new(gateway.dialer.clone(), &gateway.tls, upgrades))
+        };
+        Self { any: client(false), one: client(true) }
+    }
+
+    /// Sends a request whose URI is absolute. Why it could not be sent says the refusal.
+    pub async fn send(&self, request: Request<Body>, upgrades: bool) -> Result<Response<Incoming>, Refusal> {
+        let client = if upgrades { &self.one } else { &self.any };
+        client.request(request).await.map_err(|error| refusal_in(error))
+    }
+}
+
+/// The connector's own words where it was the connector, the client's otherwise.
+fn refusal_in(error: hyper_util::client::legacy::Error) -> Refusal {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(e) = at {
+        if let Some(refusal) = e.downcast_ref::<Refusal>() {
+            return refusal.clone();
+        }
+        at = e.source();
+    }
+    let mut text = error.to_string();
+    let mut at = std::error::Error::source(&error);
+    while let Some(e) = at {
+        text = format!("{text}: {e}");
+        at = e.source();
+    }
+    Refusal::upstream("protocol", format!("the upstream did not answer: {text}"))
+}
+
+/// Answers a request in absolute form.
+pub(crate) async fn pass(
+    call: &Call,
+    upstream: &Upstream,
+    target: &Target,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let judged = call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why));
+    let answered = match judged {
+        Ok(()) => send(call, upstream, Scheme::HTTP, target, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    answered.unwrap_or_else(|refusal| refusal.response())
+}
+
+/// Passes a request on and its answer back.
+pub(crate) async fn send(
+    call: &Call,
+    upstream: &Upstream,
+    scheme: Scheme,
+    target: &Target,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let upgrade = upgrade_of(request.headers());
+    let waiting = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let (mut head, body) = request.into_parts();
+    strip(&mut head.headers);
+    head.headers.remove(HOST);
+    head.headers.remove(EXPECT);
+    if let Some(protocol) = &upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol.clone());
+    }
+    head.uri = absolute(scheme, target, head.uri.path_and_query().cloned())?;
+    head.version = Version::HTTP_11;
+    let body = if upgrade.is_some() { empty() } else { stream(body) };
+    let mut response = upstream.send(Request::from_parts(head, body), upgrade.is_some()).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(waiting) = waiting else {
+            return Err(Refusal::upstream(
+                "protocol",
+                "the upstream switched protocols although nobody asked",
+            ));
+        };
+        let theirs = hyper::upgrade::on(&mut response);
+        tunnel::join(call, waiting, theirs);
+        let protocol = response.headers().get(UPGRADE).cloned();
+        let (mut head, _) = response.into_parts();
+        strip(&mut head.headers);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            head.headers.insert(UPGRADE, protocol);
+        }
+        return Ok(Response::from_parts(head, empty()));
+    }
+    let (mut head, body) = response.into_parts();
+    strip(&mut head.headers);
+    head.version = Version::HTTP_11;
+    Ok(Response::from_parts(head, stream(body)))
+}
+
+fn absolute(scheme: Scheme, target: &Target, path: Option<PathAndQuery>) -> Result<Uri, Refusal> {
+    let default = if scheme == Scheme::HTTPS { 443 } else { 80 };
+    Uri::builder()
+        .scheme(scheme)
+        .authority(authority(target, default))
+        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build()
+        .map_err(|e| Refusal::bad_request(format!("the request's address cannot be passed on: {e}")))
+}
+
+/// The protocol a request wants to change to, where its `Connection` says so.
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let named = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
+    headers.get(UPGRADE).filter(|_| named).cloned()
+}
+
+/// Removes what is about this connection: the known headers and those `Connection` names.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|word| word.trim().parse().ok())
+        .collect();
+    // gRPC's servers want to hear that their client reads trailers; that is true from end to end.
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in named.iter().chain(&HOP).chain(&PROXY) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}

@@ -1,0 +1,97 @@
+//! The role itself: what it is told, what its parts share, and its life.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+use wharf_chassis::{Stop, settings};
+use wharf_domain::Error;
+use wharf_store::{Actor, Store, System};
+
+use crate::dial::{Dialer, Resolve, Tls};
+use crate::jails;
+use crate::sessions::Sessions;
+
+/// How long tunnels and requests may take to end when the role is told to stop. Clients of the rest try again.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// What a gateway is told at its start.
+pub struct Parts {
+    pub store: Store,
+    /// One directory a jail, each with the directory `gateway` its socket goes to.
+    pub jails: PathBuf,
+    pub settings: settings::Gateway,
+    pub resolver: Arc<dyn Resolve>,
+}
+
+/// The way out of every session on this machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+pub struct Inner {
+    pub(crate) system: System,
+    pub(crate) sessions: Sessions,
+    pub(crate) settings: settings::Gateway,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) tls: Tls,
+    /// What goes on after a request was answered: tunnels.
+    pub(crate) tasks: TaskTracker,
+    jails: PathBuf,
+}
+
+impl std::ops::Deref for Gateway {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Gateway {
+    /// Refuses a file of certificates it cannot read.
+    pub fn new(parts: Parts) -> Result<Self, Error> {
+        let system = parts.store.system(Actor::Gateway);
+        let tls = Tls::load(parts.settings.ca_file.as_deref())?;
+        let timeout = Duration::from_secs(parts.settings.connect_timeout_seconds.into());
+        let dialer = Dialer::new(parts.resolver, parts.settings.exceptions(), timeout);
+        Ok(Self(Arc::new(Inner {
+            sessions: Sessions::new(system.clone()),
+            system,
+            dialer: Arc::new(dialer),
+            tls,
+            tasks: TaskTracker::new(),
+            jails: parts.jails,
+            settings: parts.settings,
+        })))
+    }
+
+    /// Serves every jail of the machine until told to drain; then nothing new is taken, and what runs gets a moment.
+    pub async fn run(self, stop: Stop) -> Result<(), Error> {
+        let hears = tokio::spawn(self.clone().hear());
+        let _ends = AbortOnDrop(hears.abort_handle());
+        let served = jails::serve(&self, &self.0.jails, &stop).await;
+        self.0.tasks.close();
+        let _ = tokio::time::timeout(FINISH, self.0.tasks.wait()).await;
+        served
+    }
+
+    /// Drops what is kept of sessions that change.
+    async fn hear(self) {
+        let mut wakes = self.0.system.store().bus().subscribe();
+        while let Some(wake) = wakes.next().await {
+            self.0.sessions.hear(wake);
+        }
+    }
+
+    pub(crate) fn idle(&self) -> Duration {
+        Duration::from_secs(self.0.settings.idle_timeout_seconds.into())
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,44 @@
+//! The gateway's own API, which every session reaches whatever its egress: `http://gateway/…`.
+//!
+//! `/` says what the session may reach; everything below another first segment belongs to the provider of that name.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use wharf_domain::Code;
+
+use crate::body::{Body, full};
+use crate::gateway::Gateway;
+use crate::models;
+use crate::problem::problem;
+use crate::sessions::Session;
+
+/// Answers a request whose host is `gateway`.
+pub(crate) async fn serve(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let path = request.uri().path();
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+    if first.is_empty() {
+        return about(session, request.method());
+    }
+    models::serve(gateway, session, &first, request).await
+}
+
+fn about(session: &Session, method: &Method) -> Response<Body> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "here is only GET /");
+    }
+    let body = json!({
+        "session": session.session, "name": session.name, "space": session.space_name, "network": session.policy,
+    });
+    let mut response = Response::new(full(body.to_string()));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
