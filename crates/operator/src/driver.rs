@@ -72,7 +72,10 @@ impl Drive<'_> {
     async fn try_run(&mut self) -> Result<Driven, Trouble> {
         // A turn that was sent to another computer is not sent again, whatever this one remembers: the volume's journal
         // survives the death of a host, but not always that of the machine. Nor is one that shall end anyway.
-        let events = if self.turn.sent_incarnation != self.incarnation || self.turn.cancel.is_some() {
+        if self.turn.sent.is_none() && self.turn.cancel.is_none() {
+            self.work.send_turn(&mut self.turn, self.incarnation).await?;
+        }
+        let events = if self.turn.sent != Some(self.incarnation) || self.turn.cancel.is_some() {
             match self.host.attach(&self.socket, self.turn.turn, self.turn.host_events).await? {
                 Some(events) => events,
                 None => {

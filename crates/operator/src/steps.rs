@@ -318,6 +318,8 @@ impl Inner {
             Driven::Store(error) if error.code == Code::LeaseLost => {
                 self.slots.with(id, super::slot::Slot::doubt);
             }
+            // It ended, or was sent, before this driver got to it; the look that follows sees which.
+            Driven::Store(error) if error.code == Code::PreconditionFailed => {}
             Driven::Store(error) => {
                 tracing::warn!(session = %id, %error, "a turn waits for the database");
             }

@@ -268,8 +268,8 @@ async fn a_session_may_be_used_before_its_opening_is_on_the_disk_and_its_log_say
     assert!(lab.row(id).await.ready());
     assert_eq!(lab.kinds(id).await, ["session.state init"]);
     assert!(mine(&one, id).await.owed, "whoever comes next says it");
-    lab.post(id, "quick").await;
-    one.claim_turn(&task).await.unwrap();
+    let seq = lab.post(id, "quick").await;
+    assert_eq!(lab.turn_state(id, seq).await, TurnState::Running, "nothing was before it");
     one.announce(&task).await.unwrap();
     assert!(!mine(&one, id).await.owed);
     assert_eq!(
@@ -277,4 +277,39 @@ async fn a_session_may_be_used_before_its_opening_is_on_the_disk_and_its_log_say
         ["session.state init", "message.created", "session.state idle", "session.state busy", "turn.started"]
     );
     lab.log(id).await;
+}
+
+#[tokio::test]
+async fn a_turn_that_began_with_its_message_and_was_not_sent_is_sent_to_the_next_computer() {
+    let mut lab = Lab::new().await;
+    lab.drain().await;
+    let id = lab.create(lab.plain()).await;
+    let one = work(&lab, "one");
+    let task = mine(&one, id).await;
+    let gone = Running {
+        jail: JailId::new(),
+        session: id,
+        incarnation: 1,
+        volume: task.session.volume,
+        host_socket: "/nowhere".into(),
+        warm: false,
+    };
+    one.open(&task, &gone, Some(State::Idle)).await.unwrap();
+    let seq = lab.post(id, "quick").await;
+    assert_eq!(lab.turn_state(id, seq).await, TurnState::Running);
+    let later = lab.post(id, "later").await;
+    assert_eq!(lab.turn_state(id, later).await, TurnState::Queued, "one at a time");
+    lab.machine
+        .prepare_volume(&VolumeSpec {
+            volume: task.session.volume,
+            image: base(),
+            disk_mib: 16,
+            source: Source::Empty,
+        })
+        .await
+        .unwrap();
+    one.release_all().await.unwrap();
+    lab.start();
+    assert_eq!(lab.ended(id, seq).await.state, TurnState::Done);
+    assert_eq!(lab.ended(id, later).await.state, TurnState::Done);
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::Row as _;
 use wharf_domain::rbac::{Resource, Verb};
+use wharf_domain::session::TurnState;
 use wharf_domain::{Code, Error, SessionId, TurnId, limits};
 use wharf_ports::Topic;
 
@@ -79,8 +80,12 @@ impl Sessions<'_> {
         if row.try_get("reserve").or_domain()? {
             quota::reserve(self.0.tx()?, s.space, super::create::running(s.resources)).await?;
         }
+        let started: bool = row.try_get("started").or_domain()?;
         self.0.wake(Topic::Session(s.id));
         self.0.wake(Topic::SessionLog(s.id));
+        if started {
+            self.0.wake(Topic::Space(s.space));
+        }
         Ok(MessageRow {
             session: s.id,
             seq,
@@ -88,13 +93,13 @@ impl Sessions<'_> {
             agent: None,
             content: content.clone(),
             turn,
-            state: wharf_domain::session::TurnState::Queued,
+            state: if started { TurnState::Running } else { TurnState::Queued },
             reason: None,
             detail: None,
             usage: None,
             author: Some(author),
             created_at: now,
-            started_at: None,
+            started_at: started.then_some(now),
             ended_at: None,
         })
     }

@@ -32,8 +32,8 @@ pub struct TurnWork {
     pub content: Value,
     /// The host's number of the last event that is in the log.
     pub host_events: u64,
-    /// The computer it was sent to first.
-    pub sent_incarnation: u64,
+    /// The computer it was sent to first; `None` until it is sent.
+    pub sent: Option<u64>,
     pub cancel: Option<String>,
     pub deadline: Time,
 }
@@ -83,8 +83,8 @@ impl TurnResult {
 }
 
 impl Work {
-    /// The oldest queued message becomes the running turn: state, number and event in one commit that is on disk
-    /// before the host hears of it.
+    /// The oldest queued message becomes the running turn: state, number and event in one commit. A message to a
+    /// session that waits for one is claimed by the commit that takes it (`session_post`).
     pub async fn claim_turn(&self, task: &Task) -> Result<Claimed, Error> {
         let row = sqlx::query("select * from turn_claim($1, $2, $3)")
             .bind(task.id().uuid())
@@ -105,7 +105,7 @@ impl Work {
                         seq: row.try_get("message_seq")?,
                         content: row.try_get("content")?,
                         host_events: 0,
-                        sent_incarnation: row.try_get::<i64, _>("incarnation")?.max(0) as u64,
+                        sent: None,
                         cancel: None,
                         deadline: row::time(&row, "deadline")?,
                     })
@@ -115,6 +115,27 @@ impl Work {
             "empty" => Ok(Claimed::Empty),
             word => Err(outcome(task.id(), word)),
         }
+    }
+
+    /// Puts on disk which computer the turn is sent to, before that computer hears of it.
+    pub async fn send_turn(&self, work: &mut TurnWork, incarnation: u64) -> Result<(), Error> {
+        let sent = sqlx::query(
+            "update turns t set sent_incarnation = $4 from sessions s
+             where s.id = $1 and s.lease_token = $2 and t.session_id = s.id and t.id = $3 and t.state = 'running'
+               and t.sent_incarnation is null",
+        )
+        .bind(work.session.uuid())
+        .bind(work.token)
+        .bind(work.turn.uuid())
+        .bind(incarnation as i64)
+        .execute(self.store.pool())
+        .await
+        .or_domain()?;
+        if sent.rows_affected() == 0 {
+            return Err(outcome(work.session, "not_ready"));
+        }
+        work.sent = Some(incarnation);
+        Ok(())
     }
 
     /// Reads a running turn.
@@ -139,10 +160,7 @@ impl Work {
                 seq: row.try_get("seq")?,
                 content: row.try_get("content")?,
                 host_events: row.try_get::<i64, _>("host_events")?.max(0) as u64,
-                sent_incarnation: row
-                    .try_get::<Option<i64>, _>("sent_incarnation")?
-                    .unwrap_or_default()
-                    .max(0) as u64,
+                sent: row.try_get::<Option<i64>, _>("sent_incarnation")?.map(|n| n.max(0) as u64),
                 cancel: row.try_get("cancel")?,
                 deadline: row::time(&row, "deadline_at")?,
             })
