@@ -9,6 +9,7 @@ pub mod common;
 pub mod completion;
 pub mod context;
 pub mod image;
+pub mod provider;
 pub mod role;
 pub mod secret;
 pub mod service_account;
@@ -41,6 +42,9 @@ pub enum Command {
     /// Secrets of a space
     #[command(subcommand)]
     Secret(secret::Command),
+    /// Model providers that sessions reach through the gateway
+    #[command(subcommand)]
+    Provider(provider::Command),
     /// Images sessions start from
     #[command(subcommand)]
     Image(image::Command),
@@ -83,6 +87,7 @@ impl Command {
             Self::Space(c) => c.run(ctx).await,
             Self::Session(c) => c.run(ctx).await,
             Self::Secret(c) => c.run(ctx).await,
+            Self::Provider(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,
             Self::ServiceAccount(c) => c.run(ctx).await,

@@ -107,6 +107,10 @@ pub fn secrets() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.secrets().list()))
 }
 
+pub fn providers() -> ArgValueCompleter {
+    live(|ctx| Ok(ctx.space()?.providers().list()))
+}
+
 pub fn images() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.images().list()))
 }

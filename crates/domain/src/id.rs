@@ -54,6 +54,10 @@ ids! {
     SpaceId,
     SecretId,
     ConnectionId,
+    /// A model provider of a space.
+    ProviderId,
+    /// One request to a model provider; what it used is counted under it once.
+    ModelRequestId,
     ImageId,
     SessionId,
     TurnId,

@@ -9,6 +9,7 @@ pub mod id;
 pub mod image;
 pub mod labels;
 pub mod limits;
+pub mod model;
 pub mod name;
 pub mod plain;
 pub mod plan;

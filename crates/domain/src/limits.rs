@@ -40,6 +40,14 @@ pub const EGRESS_PATTERNS: usize = 256;
 pub const CONNECTIONS: usize = 256;
 /// Bytes of instructions, of a setup script, and of metadata.
 pub const TEXT_BYTES: usize = 256 * 1024;
+/// Bytes of a request to a model provider.
+pub const MODEL_REQUEST_BYTES: usize = 32 * 1024 * 1024;
+/// Requests to model providers that one session may have open at a time.
+pub const MODEL_REQUESTS_OPEN: usize = 32;
+/// How often the gateway may try a request to a model provider again.
+pub const MODEL_RETRIES: u8 = 10;
+/// Bytes of a scripted provider's script.
+pub const SCRIPT_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

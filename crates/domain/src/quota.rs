@@ -16,7 +16,23 @@ pub struct Quotas {
     pub memory_mib: Option<u64>,
     /// Disk of all living sessions and snapshots together.
     pub disk_mib: Option<u64>,
+    /// Model tokens of all kinds in a day of UTC, over all providers.
+    pub model_tokens_per_day: Option<u64>,
+    /// Cost of model requests in a day of UTC, in micro-dollars, over all providers.
+    pub model_cost_micro_usd_per_day: Option<u64>,
+    /// Bytes that leave and enter its sessions in a day of UTC.
+    pub egress_bytes_per_day: Option<u64>,
 }
+
+impl Quotas {
+    /// Whether model requests are limited.
+    pub fn counts_models(&self) -> bool {
+        self.model_tokens_per_day.is_some() || self.model_cost_micro_usd_per_day.is_some()
+    }
+}
+
+/// Larger numbers would not survive JSON readers that count in doubles.
+pub const MAX: u64 = 9_007_199_254_740_991;
 
 /// What a session may use; every field is a limit that bites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

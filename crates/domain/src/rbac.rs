@@ -43,7 +43,7 @@ words! {
     /// Kinds of things rules speak of.
     Resource {
         Spaces = "spaces", Secrets = "secrets", Images = "images", Events = "events", Usage = "usage",
-        Connections = "connections",
+        Connections = "connections", Providers = "providers",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
         Snapshots = "snapshots", Egress = "egress",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
@@ -54,9 +54,13 @@ words! {
 impl Resource {
     pub const fn group(self) -> Group {
         match self {
-            Self::Spaces | Self::Secrets | Self::Connections | Self::Images | Self::Events | Self::Usage => {
-                Group::Core
-            }
+            Self::Spaces
+            | Self::Secrets
+            | Self::Connections
+            | Self::Providers
+            | Self::Images
+            | Self::Events
+            | Self::Usage => Group::Core,
             Self::Sessions
             | Self::Messages
             | Self::Files
@@ -230,7 +234,7 @@ pub fn built_in_roles() -> Vec<(&'static str, Vec<Rule>)> {
                 ),
                 Rule::new(
                     &["core"],
-                    &["spaces", "secrets", "connections", "images", "events", "usage"],
+                    &["spaces", "secrets", "connections", "providers", "images", "events", "usage"],
                     &["get", "list", "watch"],
                 ),
                 Rule::new(&["core"], &["secrets"], &["create", "update", "delete"]),

@@ -40,7 +40,7 @@ const OPTIONAL_BODY: [&str; 9] = [
 ];
 
 /// Enums of requests that refuse fields they do not know; the derive says so of structs alone.
-const CLOSED: [&str; 2] = ["FileOp", "Block"];
+const CLOSED: [&str; 3] = ["FileOp", "Block", "ScriptBlock"];
 
 /// What the router starts from.
 pub(crate) fn empty() -> OpenApi {
@@ -90,6 +90,9 @@ pub(crate) fn dress(api: &OpenApi) -> Value {
     document["components"]["schemas"][problem_name] = problem;
     let (code_name, code) = schema_of::<Code>();
     document["components"]["schemas"][code_name] = code;
+    // Named only where the derive does not look.
+    let (price_name, price) = schema_of::<wharf_wire::api::PricePatch>();
+    document["components"]["schemas"][price_name] = price;
     // Made by macros whose words the derive does not see.
     name_words(&mut document, "Code", Code::ALL);
     name_words(&mut document, "Group", Group::ALL);
@@ -254,7 +257,7 @@ fn path_parameter(name: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": 4095}),
         ),
         "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role" | "token"
-        | "role_binding" | "image" => {
+        | "role_binding" | "image" | "provider" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
         other => panic!("the path parameter {other} is not described"),
@@ -291,6 +294,7 @@ fn tags() -> Value {
         {"name": "audit", "description": "Who did what, chained by hash."},
         {"name": "spaces", "description": "The tenant boundary, its quotas and its events."},
         {"name": "secrets", "description": "Encrypted named values of a space."},
+        {"name": "providers", "description": "Model providers that sessions reach through the gateway, with keys, prices and budgets."},
         {"name": "images", "description": "Root filesystems sessions start from."},
         {"name": "sessions", "description": "An agent's computer each."},
         {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},

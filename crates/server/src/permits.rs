@@ -21,8 +21,8 @@ pub enum Access {
 
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
-    Audit, Events, Files, Images, Messages, Processes, RoleBindings, Roles, Secrets, ServiceAccounts,
-    Sessions, Snapshots, Tokens, Users,
+    Audit, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles, Secrets,
+    ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
 use Verb::{Create, Delete, Exec, Get, Impersonate, List, ReadValues, Update, Watch};
 
@@ -76,6 +76,11 @@ pub const TABLE: &[(&str, Access)] = &[
     ("patch_secret", Spaced(Secrets, Update)),
     ("delete_secret", Spaced(Secrets, Delete)),
     ("reveal_secret", Spaced(Secrets, ReadValues)),
+    ("list_providers", Spaced(Providers, List)),
+    ("create_provider", Spaced(Providers, Create)),
+    ("get_provider", Spaced(Providers, Get)),
+    ("patch_provider", Spaced(Providers, Update)),
+    ("delete_provider", Spaced(Providers, Delete)),
     ("list_images", Spaced(Images, List)),
     ("import_image", Spaced(Images, Create)),
     ("get_image", Spaced(Images, Get)),

@@ -38,6 +38,15 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
         "role_bindings_role" => (Code::InUse, "role", "the role is bound; delete its role bindings first"),
         "role_bindings_principal" => (Code::InvalidReference, "principal", "there is no such principal"),
         "role_bindings_space" => (Code::InvalidReference, "space", "there is no such space"),
+        "providers_name" => {
+            (Code::AlreadyExists, "name", "the space already has a provider of that name; update it instead")
+        }
+        "providers_space" => (Code::InUse, "space", "the space still holds providers; delete them first"),
+        "providers_secret" => (
+            Code::InUse,
+            "secret",
+            "a provider uses the secret; give the provider another one or delete it first",
+        ),
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
         _ => return crate::sessions::constraint(name),
     })

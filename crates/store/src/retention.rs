@@ -13,6 +13,10 @@ use crate::system::System;
 const EVENTS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Ended logins are kept this long, so that a token that is used again is still recognised as such.
 const LOGINS: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Single model requests; their sums are kept longer.
+const MODEL_REQUESTS: Duration = Duration::from_secs(31 * 24 * 3600);
+/// Sums of model requests: more than a year, so that a month can be compared with the same one of the year before.
+const MODEL_USAGE: Duration = Duration::from_secs(800 * 24 * 3600);
 /// Rows of one statement: small enough not to hold locks anyone notices.
 const BATCH: i64 = 5000;
 
@@ -25,6 +29,10 @@ pub struct Swept {
     pub logins: u64,
     pub api_tokens: u64,
     pub signing_keys: u64,
+    pub model_requests: u64,
+    pub model_usage: u64,
+    /// Requests that a gateway died over, charged with what was guessed.
+    pub model_requests_lost: u64,
 }
 
 impl System {
@@ -72,6 +80,21 @@ impl System {
                     ago(LOGINS),
                 )
                 .await?,
+            model_requests: self
+                .delete(
+                    "delete from model_requests where id in (
+                        select id from model_requests where created_at < $1 and state <> 'open' limit $2)",
+                    ago(MODEL_REQUESTS),
+                )
+                .await?,
+            model_usage: self
+                .delete(
+                    "delete from model_usage where ctid in (
+                        select ctid from model_usage where day < ($1 at time zone 'UTC')::date limit $2)",
+                    ago(MODEL_USAGE),
+                )
+                .await?,
+            model_requests_lost: self.model_reap(200).await?,
         })
     }
 

@@ -71,7 +71,7 @@ macro_rules! columns {
 }
 
 /// Binds a value to its space and name.
-fn context(space: SpaceId, name: &str) -> String {
+pub(crate) fn context(space: SpaceId, name: &str) -> String {
     format!("secret/{space}/{name}")
 }
 
@@ -311,7 +311,7 @@ impl System {
     }
 }
 
-fn read_sealed(row: &PgRow) -> Result<Sealed, Error> {
+pub(crate) fn read_sealed(row: &PgRow) -> Result<Sealed, Error> {
     Ok(Sealed {
         key_id: row.try_get("key_id").or_domain()?,
         wrapped: row.try_get("wrapped").or_domain()?,

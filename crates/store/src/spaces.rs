@@ -71,6 +71,12 @@ pub struct Usage {
 
 pub struct Spaces<'s>(&'s mut Scope);
 
+impl Spaces<'_> {
+    pub(crate) fn scope(&mut self) -> &mut Scope {
+        self.0
+    }
+}
+
 impl Scope {
     pub fn spaces(&mut self) -> Spaces<'_> {
         Spaces(self)
@@ -220,10 +226,7 @@ impl Spaces<'_> {
 
     /// Needs `get` on usage in that space.
     pub async fn usage(&mut self, permit: &Permit<Space>) -> Result<Usage, Error> {
-        if !self.0.caller().may(Some(permit.id), Resource::Usage, Verb::Get, None) {
-            let e = self.0.denied(Resource::Usage, Verb::Get, None, None, Some(permit.id)).await;
-            return Err(e.unwrap_or_else(|| crate::scope::forbidden(Verb::Get, Resource::Usage, None)));
-        }
+        self.may_see_usage(permit).await?;
         let row = sqlx::query(
             "select sessions, running_sessions, cpu_millis, memory_mib, disk_mib from space_usage where space_id = $1",
         )

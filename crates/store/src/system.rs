@@ -61,7 +61,11 @@ impl Actor {
             Self::Setup => vec![rule(&["*"], &["*"], &["*"])],
             Self::Gateway => vec![
                 rule(&["sessions"], &["sessions", "egress"], &["get", "list", "create"]),
-                rule(&["core"], &["spaces", "connections", "events", "usage"], &["get", "list", "update"]),
+                rule(
+                    &["core"],
+                    &["spaces", "connections", "providers", "events", "usage"],
+                    &["get", "list", "update"],
+                ),
                 rule(&["core"], &["secrets"], &["get", "read-values"]),
             ],
         }

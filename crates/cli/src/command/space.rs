@@ -1,13 +1,15 @@
 //! `wharf space …`
 
+mod usage;
+
+use wharf_domain::Name;
 use wharf_domain::quota::Quotas;
-use wharf_domain::{Name, Time};
 use wharf_wire::api;
 
 use super::common::{self, LabelChanges, Listing, NewLabels, Sure};
 use crate::context::Ctx;
 use crate::output::format::{parse_cpu, parse_idle, parse_mib, parse_seconds};
-use crate::output::{Cell, Format, Show, note, print};
+use crate::output::{note, print};
 
 /// Spaces: the rooms everything lives in
 #[derive(Debug, clap::Subcommand)]
@@ -40,11 +42,27 @@ pub enum Command {
         #[command(flatten)]
         sure: Sure,
     },
-    /// Show what a space uses of its quotas
+    /// Show what a space uses: of its quotas, and of models over days
+    #[command(after_help = "Examples:
+  wharf space usage
+  wharf space usage --by day,model --from 2026-01-01 --to 2026-01-31
+  wharf space usage --by session -o json")]
     Usage {
         /// The chosen space when absent
         #[arg(add = crate::complete::spaces())]
         name: Option<String>,
+        /// What the lines about models are kept apart by
+        #[arg(long, value_name = "LIST", default_value = "provider,model", value_parser = usage_by)]
+        by: String,
+        /// First day in UTC, as 2026-01-31; 29 days before the last when absent
+        #[arg(long, value_name = "DAY")]
+        from: Option<String>,
+        /// Last day in UTC; today when absent
+        #[arg(long, value_name = "DAY")]
+        to: Option<String>,
+        /// Only this session
+        #[arg(long, value_name = "SESSION", add = crate::complete::sessions())]
+        session: Option<String>,
     },
     /// Choose the space that commands act in
     Use {
@@ -68,7 +86,8 @@ pub struct Create {
     name: Name,
     #[command(flatten)]
     labels: NewLabels,
-    /// Limit: sessions, running_sessions, cpu_millis, memory_mib or disk_mib (repeat for more)
+    /// Limit: sessions, running_sessions, cpu_millis, memory_mib, disk_mib, model_tokens_per_day,
+    /// model_cost_micro_usd_per_day or egress_bytes_per_day (repeat for more)
     #[arg(long = "quota", value_name = "NAME=NUMBER", value_parser = parse_quota)]
     quotas: Vec<(Quota, Option<u64>)>,
     #[command(flatten)]
@@ -155,12 +174,16 @@ enum Quota {
     CpuMillis,
     MemoryMib,
     DiskMib,
+    ModelTokensPerDay,
+    ModelCostMicroUsdPerDay,
+    EgressBytesPerDay,
 }
 
 fn parse_quota(text: &str) -> Result<(Quota, Option<u64>), String> {
     let wrong = || {
         format!(
-            "{text:?} is no quota: write NAME=NUMBER, with sessions, running_sessions, cpu_millis, memory_mib or disk_mib"
+            "{text:?} is no quota: write NAME=NUMBER, with sessions, running_sessions, cpu_millis, memory_mib, disk_mib, \
+             model_tokens_per_day, model_cost_micro_usd_per_day or egress_bytes_per_day"
         )
     };
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -175,6 +198,13 @@ fn parse_quota(text: &str) -> Result<(Quota, Option<u64>), String> {
     Ok((quota, Some(number)))
 }
 
+fn usage_by(text: &str) -> Result<String, String> {
+    if text.split(',').all(|w| matches!(w, "day" | "session" | "provider" | "model")) {
+        return Ok(text.to_owned());
+    }
+    Err("it is a list of day, session, provider and model with commas".to_owned())
+}
+
 fn quotas(list: &[(Quota, Option<u64>)]) -> Quotas {
     let mut quotas = Quotas::default();
     for (quota, value) in list {
@@ -184,6 +214,9 @@ fn quotas(list: &[(Quota, Option<u64>)]) -> Quotas {
             Quota::CpuMillis => quotas.cpu_millis = *value,
             Quota::MemoryMib => quotas.memory_mib = *value,
             Quota::DiskMib => quotas.disk_mib = *value,
+            Quota::ModelTokensPerDay => quotas.model_tokens_per_day = *value,
+            Quota::ModelCostMicroUsdPerDay => quotas.model_cost_micro_usd_per_day = *value,
+            Quota::EgressBytesPerDay => quotas.egress_bytes_per_day = *value,
         }
     }
     quotas
@@ -198,31 +231,12 @@ fn quotas_patch(list: &[(Quota, Option<u64>)]) -> Option<api::QuotasPatch> {
             Quota::CpuMillis => patch.cpu_millis = Some(*value),
             Quota::MemoryMib => patch.memory_mib = Some(*value),
             Quota::DiskMib => patch.disk_mib = Some(*value),
+            Quota::ModelTokensPerDay => patch.model_tokens_per_day = Some(*value),
+            Quota::ModelCostMicroUsdPerDay => patch.model_cost_micro_usd_per_day = Some(*value),
+            Quota::EgressBytesPerDay => patch.egress_bytes_per_day = Some(*value),
         }
     }
     (!list.is_empty()).then_some(patch)
-}
-
-#[derive(serde::Serialize)]
-struct UsageLine {
-    quota: &'static str,
-    used: u64,
-    limit: Option<u64>,
-}
-
-impl Show for UsageLine {
-    const HEAD: &'static [&'static str] = &["QUOTA", "USED", "LIMIT", "FREE"];
-    fn row(&self, _: Time) -> Vec<Cell> {
-        vec![
-            Cell::new(self.quota),
-            Cell::new(self.used),
-            self.limit.map_or(Cell::new("none"), Cell::new),
-            Cell::opt(self.limit.map(|l| l.saturating_sub(self.used))),
-        ]
-    }
-    fn name(&self) -> String {
-        self.quota.to_owned()
-    }
 }
 
 /// Keeps the space in the context in use.
@@ -291,20 +305,11 @@ impl Command {
                 let spaces = &spaces;
                 common::delete(&names, &sure, "space", |n| async move { spaces.delete(&n).await }).await
             }
-            Self::Usage { name } => {
+            Self::Usage { name, by, from, to, session } => {
                 let name = name.map_or_else(|| ctx.space_name(), Ok)?;
-                let usage = ctx.client()?.space(&name).usage().await?;
-                if ctx.out.format != Format::Table {
-                    return ctx.out.value(&usage);
-                }
-                let line = |quota, u: api::Used| UsageLine { quota, used: u.used, limit: u.limit };
-                ctx.out.list(&[
-                    line("sessions", usage.sessions),
-                    line("running_sessions", usage.running_sessions),
-                    line("cpu_millis", usage.cpu_millis),
-                    line("memory_mib", usage.memory_mib),
-                    line("disk_mib", usage.disk_mib),
-                ])
+                let report = [("by", Some(by)), ("from", from), ("to", to), ("session", session)];
+                let report: Vec<_> = report.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+                usage::show(ctx, ctx.client()?.space(&name).usage(&report).await?)
             }
             Self::Use { name } => {
                 let space = ctx.client()?.spaces().get(&name).await?;

@@ -45,6 +45,28 @@ pub fn cores(millis: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Micro-dollars as dollars: to the cent, or as exactly as it takes.
+pub fn dollars(micro: u64) -> String {
+    let (whole, rest) = (micro / 1_000_000, micro % 1_000_000);
+    if rest.is_multiple_of(10_000) {
+        return format!("${whole}.{:02}", rest / 10_000);
+    }
+    format!("${whole}.{rest:06}").trim_end_matches('0').to_owned()
+}
+
+/// `3`, `0.30`, `.000001`: dollars as micro-dollars.
+pub fn parse_dollars(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if fraction.len() > 6 || !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty())
+    {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let micro: u64 = format!("{fraction:0<6}").parse().ok()?;
+    whole.checked_mul(1_000_000)?.checked_add(micro)
+}
+
 /// `90`, `90s`, `15m`, `2h`, `7d` as seconds.
 pub fn parse_seconds(text: &str) -> Result<u32, String> {
     let wrong = || {

@@ -26,8 +26,14 @@ impl SpaceApi {
         &self.name
     }
 
-    pub async fn usage(&self) -> Result<api::SpaceUsage> {
-        self.client.call(Method::GET, ["spaces", &self.name, "usage"]).send_json().await
+    /// What the space uses; the report of models as the query parameters say (`from`, `to`, `by`, `session`).
+    pub async fn usage(&self, report: &[(&'static str, String)]) -> Result<api::SpaceUsage> {
+        let call = self.client.call(Method::GET, ["spaces", &self.name, "usage"]);
+        report.iter().fold(call, |call, (name, value)| call.query(name, value)).send_json().await
+    }
+
+    pub fn providers(&self) -> Crud<api::Provider, api::CreateProvider, api::PatchProvider> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "providers"])
     }
 
     pub fn secrets(&self) -> Crud<api::Secret, api::CreateSecret, api::PatchSecret> {

@@ -10,6 +10,7 @@ mod images;
 mod lineage;
 mod messages;
 mod processes;
+mod providers;
 mod role_bindings;
 mod roles;
 mod secrets;
@@ -25,6 +26,7 @@ mod spaces;
 mod stats;
 mod terminal;
 mod tokens;
+mod usage;
 mod users;
 mod view;
 
@@ -70,11 +72,13 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(audit::verify_audit))
         .routes(routes!(spaces::list_spaces, spaces::create_space))
         .routes(routes!(spaces::get_space, spaces::patch_space, spaces::delete_space))
-        .routes(routes!(spaces::get_usage))
+        .routes(routes!(usage::get_usage))
         .routes(routes!(space_events::space_events))
         .routes(routes!(secrets::list_secrets, secrets::create_secret))
         .routes(routes!(secrets::get_secret, secrets::patch_secret, secrets::delete_secret))
         .routes(routes!(secrets::reveal_secret))
+        .routes(routes!(providers::list_providers, providers::create_provider))
+        .routes(routes!(providers::get_provider, providers::patch_provider, providers::delete_provider))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(sessions::list_sessions, sessions::create_session))

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use wharf_domain::quota::Quotas;
+use wharf_domain::quota::{self, Quotas};
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, Error};
 use wharf_store::{NewSpace, SpacePatch};
@@ -113,27 +113,6 @@ pub(crate) async fn delete_space(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Get a space's use of its quotas
-#[utoipa::path(get, path = "/v1/spaces/{space}/usage", tag = "spaces", responses((status = 200, body = api::SpaceUsage)))]
-pub(crate) async fn get_usage(
-    State(app): State<App>,
-    Auth { caller, .. }: Auth,
-    At(at): At<SpacePath>,
-) -> Result<Json<api::SpaceUsage>, Problem> {
-    let mut scope = app.store.global(&caller).await?;
-    let permit = scope.spaces().permit(&at.space, Verb::Get).await?;
-    let used = scope.spaces().usage(&permit).await?;
-    let quotas = &permit.quotas;
-    let line = |used, limit| api::Used { used, limit };
-    Ok(Json(api::SpaceUsage {
-        sessions: line(used.sessions, quotas.sessions.map(u64::from)),
-        running_sessions: line(used.running_sessions, quotas.running_sessions.map(u64::from)),
-        cpu_millis: line(used.cpu_millis, quotas.cpu_millis),
-        memory_mib: line(used.memory_mib, quotas.memory_mib),
-        disk_mib: line(used.disk_mib, quotas.disk_mib),
-    }))
-}
-
 fn merged(old: &Quotas, patch: api::QuotasPatch) -> Quotas {
     Quotas {
         sessions: patch.sessions.unwrap_or(old.sessions),
@@ -141,18 +120,26 @@ fn merged(old: &Quotas, patch: api::QuotasPatch) -> Quotas {
         cpu_millis: patch.cpu_millis.unwrap_or(old.cpu_millis),
         memory_mib: patch.memory_mib.unwrap_or(old.memory_mib),
         disk_mib: patch.disk_mib.unwrap_or(old.disk_mib),
+        model_tokens_per_day: patch.model_tokens_per_day.unwrap_or(old.model_tokens_per_day),
+        model_cost_micro_usd_per_day: patch
+            .model_cost_micro_usd_per_day
+            .unwrap_or(old.model_cost_micro_usd_per_day),
+        egress_bytes_per_day: patch.egress_bytes_per_day.unwrap_or(old.egress_bytes_per_day),
     }
 }
 
-/// Larger numbers would not survive JSON readers that count in doubles.
-const QUOTA_MAX: u64 = 9_007_199_254_740_991;
-
 fn check_quotas(quotas: &Quotas) -> Result<(), Error> {
-    let lines =
-        [("cpu_millis", quotas.cpu_millis), ("memory_mib", quotas.memory_mib), ("disk_mib", quotas.disk_mib)];
+    let lines = [
+        ("cpu_millis", quotas.cpu_millis),
+        ("memory_mib", quotas.memory_mib),
+        ("disk_mib", quotas.disk_mib),
+        ("model_tokens_per_day", quotas.model_tokens_per_day),
+        ("model_cost_micro_usd_per_day", quotas.model_cost_micro_usd_per_day),
+        ("egress_bytes_per_day", quotas.egress_bytes_per_day),
+    ];
     for (name, value) in lines {
-        if value.is_some_and(|v| v > QUOTA_MAX) {
-            let detail = format!("{name} is at most {QUOTA_MAX}; leave it out for no limit");
+        if value.is_some_and(|v| v > quota::MAX) {
+            let detail = format!("{name} is at most {}; leave it out for no limit", quota::MAX);
             return Err(Error::new(Code::InvalidField, detail).field(format!("quotas.{name}")));
         }
     }

@@ -10,7 +10,7 @@ use wharf_store::sessions::{
     LineageNode, LogRow, MessageRow, Parent, Role as Speaker, SessionRow, SnapshotRow, SnapshotState,
 };
 use wharf_store::{
-    ApiToken, Binding, Identity, Page, PrincipalKind, Role, Secret, ServiceAccount, Space, User,
+    ApiToken, Binding, Identity, Page, PrincipalKind, Provider, Role, Secret, ServiceAccount, Space, User,
 };
 use wharf_wire::api;
 
@@ -213,6 +213,27 @@ pub(super) fn secret(s: Secret) -> api::Secret {
     }
 }
 
+pub(super) fn provider(p: Provider) -> api::Provider {
+    api::Provider {
+        id: p.id,
+        name: p.name,
+        protocol: p.spec.protocol,
+        base_url: p.spec.upstream(),
+        key_header: p.spec.key_header(),
+        secret: p.spec.secret,
+        headers: p.spec.headers,
+        models: p.spec.models,
+        prices: p.spec.prices,
+        budget: p.spec.budget,
+        retries: p.spec.retries,
+        script: p.spec.script,
+        labels: p.labels,
+        created_at: p.created_at,
+        updated_at: p.updated_at,
+        resource_version: p.resource_version,
+    }
+}
+
 fn origin(p: Parent) -> api::Origin {
     api::Origin { session: p.session, snapshot: p.snapshot, seq: p.seq }
 }
@@ -238,6 +259,12 @@ pub(super) fn session(space: &Name, s: SessionRow) -> Result<api::Session, Error
         labels: s.labels,
         metadata: s.metadata,
         from: s.parent.map(origin),
+        usage: s
+            .model_usage
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(Error::internal)?
+            .unwrap_or_default(),
         runtime: s.runtime,
         last_used_at: Some(s.last_used_at),
         created_at: s.created_at,

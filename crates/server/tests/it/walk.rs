@@ -20,6 +20,7 @@ pub fn body(operation: &str) -> Option<Value> {
         }
         "create_role_binding" => json!({"role": "viewer", "principal": "user/admin", "space": "lab"}),
         "create_secret" => json!({"name": "new", "value": "v"}),
+        "create_provider" => json!({"name": "new", "protocol": "openai"}),
         "patch_secret" => json!({"value": "w"}),
         "post_message" => json!({"content": "true"}),
         "exec" => json!({"argv": ["true"]}),
@@ -40,6 +41,7 @@ pub async fn furnish(lab: &Lab) -> Things {
     let admin = lab.admin().await;
     admin.post("/v1/spaces", json!({"name": "lab"})).await.expect(201);
     admin.post("/v1/spaces/lab/secrets", json!({"name": "key", "value": "v"})).await.expect(201);
+    admin.post("/v1/spaces/lab/providers", json!({"name": "anthropic", "secret": "key"})).await.expect(201);
     admin.post("/v1/users", json!({"name": "una", "password": "long enough to pass"})).await.expect(201);
     admin.post("/v1/service-accounts", json!({"name": "bot"})).await.expect(201);
     let token = admin.post("/v1/service-accounts/bot/tokens", json!({"name": "one"})).await.expect(201);
@@ -58,6 +60,7 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{space}", "lab")
         .replace("{session}", "s")
         .replace("{secret}", "key")
+        .replace("{provider}", "anthropic")
         .replace("{user}", "una")
         .replace("{service_account}", "bot")
         .replace("{token}", &things.token)

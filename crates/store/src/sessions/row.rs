@@ -67,6 +67,8 @@ pub struct SessionRow {
     pub parent: Option<Parent>,
     /// The last number given out in its log.
     pub last_seq: i64,
+    /// What its model requests used, as JSON; none before the first.
+    pub model_usage: Option<Value>,
     pub failures: u32,
     pub retry_at: Option<Time>,
     pub created_at: Time,
@@ -241,7 +243,7 @@ macro_rules! session_columns {
          s.suspect, s.cpu_millis, s.memory_mib, s.disk_mib, s.pids, s.agent, s.env, s.network, s.instructions, \
          s.setup, s.setup_done, s.allow_root, s.idle_timeout_seconds, s.turn_timeout_seconds, s.last_used_at, \
          s.in_use_until, s.hold_until, s.labels, s.metadata, s.parent_session, s.parent_snapshot, s.parent_seq, \
-         s.last_seq, s.failures, s.retry_at, s.created_at, s.updated_at, s.deleted_at"
+         s.last_seq, s.model_usage, s.failures, s.retry_at, s.created_at, s.updated_at, s.deleted_at"
     };
 }
 
@@ -352,6 +354,7 @@ pub(super) fn session(row: &PgRow) -> Read<SessionRow> {
         metadata: json(row, "metadata")?,
         parent,
         last_seq: row.try_get("last_seq")?,
+        model_usage: row.try_get("model_usage")?,
         failures: small(row, "failures")?,
         retry_at: maybe_time(row, "retry_at")?,
         created_at: time(row, "created_at")?,

@@ -8,7 +8,7 @@ use wharf_domain::quota::Resources;
 use wharf_domain::session::{Desired, State};
 use wharf_domain::{Labels, Name, SessionId, SnapshotId, Time};
 
-use super::{Content, ImageView, LabelsPatch, present};
+use super::{Content, ImageView, LabelsPatch, ModelUsage, present};
 
 /// An agent's computer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -56,6 +56,9 @@ pub struct Session {
     /// What it was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// What its model requests used so far.
+    #[serde(default)]
+    pub usage: ModelUsage,
     /// Which runtime holds it.
     pub runtime: String,
     /// The end of the last turn, exec, terminal or file use.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wharf_domain::quota::Quotas;
 use wharf_domain::{Labels, Name, SpaceId, Time};
 
-use super::{ResourcesPatch, present};
+use super::{ModelReport, ResourcesPatch, present};
 
 /// A tenant's room: everything but users, roles and nodes lives in one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -106,6 +106,18 @@ pub struct QuotasPatch {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     pub disk_mib: Option<Option<u64>>,
+    /// Model tokens of all kinds in a day of UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub model_tokens_per_day: Option<Option<u64>>,
+    /// Cost of model requests in a day of UTC, in micro-dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub model_cost_micro_usd_per_day: Option<Option<u64>>,
+    /// Bytes that leave and enter its sessions in a day of UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub egress_bytes_per_day: Option<Option<u64>>,
 }
 
 /// What a space uses of its quotas.
@@ -121,6 +133,12 @@ pub struct SpaceUsage {
     pub memory_mib: Used,
     /// Disk reserved by all living sessions and snapshots.
     pub disk_mib: Used,
+    /// Model tokens of all kinds, today in UTC.
+    pub model_tokens_per_day: Used,
+    /// Cost of model requests in micro-dollars, today in UTC.
+    pub model_cost_micro_usd_per_day: Used,
+    /// Model requests of the days asked for.
+    pub models: ModelReport,
 }
 
 /// One line of usage.
