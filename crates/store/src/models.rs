@@ -126,8 +126,9 @@ impl System {
         let Some(row) = row else { return Ok(None) };
         let provider = crate::providers::read(&row)?;
         let secret: Option<String> = row.try_get("secret_name").or_domain()?;
+        let quotas: Quotas = from_json(row.try_get("quotas").or_domain()?)?;
         let Some(secret) = secret else {
-            return Ok(Some(ModelRoute { provider, key: None, key_version: 0 }));
+            return Ok(Some(ModelRoute { provider, key: None, key_version: 0, quotas }));
         };
         if !self.caller.may(Some(space), Resource::Secrets, Verb::ReadValues, Some(&secret)) {
             return Err(crate::scope::forbidden(Verb::ReadValues, Resource::Secrets, Some(&secret)));
