@@ -5,7 +5,12 @@ useradd --uid 1000 --user-group --create-home --shell /bin/bash agent
 install -d -o agent -g agent -m 0755 /home/agent/work
 
 # Root of the sandbox is nobody on the machine, so becoming it is no privilege there.
-printf 'agent ALL=(ALL:ALL) NOPASSWD: ALL\nDefaults env_keep += "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy"\n' >/etc/sudoers.d/agent
+cat >/etc/sudoers.d/agent <<'END'
+agent ALL=(ALL:ALL) NOPASSWD: ALL
+# The way out, and whom to trust on it.
+Defaults env_keep += "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy"
+Defaults env_keep += "SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO PIP_CERT NODE_EXTRA_CA_CERTS"
+END
 chmod 0440 /etc/sudoers.d/agent
 visudo --check --quiet
 

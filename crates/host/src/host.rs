@@ -11,14 +11,15 @@ use wharf_wire::host::Identity;
 
 use crate::accounts::Power;
 use crate::fault::{Fault, Result};
-use crate::limits;
 use crate::memory::Memory;
 use crate::processes::Processes;
 use crate::reaper::Reaper;
 use crate::root::Root;
+use crate::surroundings::Surroundings;
 use crate::terminal::Terminals;
 use crate::turn::command::Agents;
 use crate::turns::Turns;
+use crate::{egress, limits};
 
 pub struct Host {
     pub root: Root,
@@ -31,6 +32,7 @@ pub struct Host {
     pub turns: Turns,
     pub agents: Agents,
     pub memory: Memory,
+    pub surroundings: Surroundings,
     pub incarnation: String,
     pub started: Instant,
     identity: Mutex<Option<Arc<Identity>>>,
@@ -49,6 +51,7 @@ impl Host {
             turns: Turns::default(),
             agents: Agents::default(),
             memory: Memory::default(),
+            surroundings: Surroundings::new(egress::expected()),
             incarnation: random_name()?,
             started: Instant::now(),
             identity: Mutex::new(None),
@@ -59,11 +62,16 @@ impl Host {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes an identity once. False when it is the one the host has already.
+    /// Takes an identity once. False when it is the one the host has already. Only the authority may be another one later: a
+    /// space gets one when it first needs one.
     pub fn claim(&self, identity: Identity) -> Result<bool> {
         let mut held = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         match &*held {
             Some(known) if **known == identity => Ok(false),
+            Some(known) if Identity { authority: known.authority.clone(), ..identity.clone() } == **known => {
+                *held = Some(Arc::new(identity));
+                Ok(false)
+            }
             Some(known) => {
                 Err(Fault::new(Code::InvalidState, format!("this jail belongs to session {}", known.session)))
             }

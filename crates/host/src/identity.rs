@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wharf_wire::host::{Claimed, Health, Identity};
+use wharf_wire::host::{Claimed, Env, Health, Identity};
 
 use crate::accounts::Power;
 use crate::fault::{Fault, Result};
@@ -10,6 +10,8 @@ use crate::host::Host;
 use crate::limits;
 use crate::reply::{self, Reply};
 use crate::request::{self, Incomes, Query};
+use crate::spawn::{Streams, Wanted, prepare};
+use crate::trust;
 
 pub fn health(host: &Host) -> Result<Reply> {
     reply::json(&Health {
@@ -32,10 +34,47 @@ pub async fn claim(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     ] {
         crate::exec::check_timeout(seconds).map_err(|f| f.field(field))?;
     }
-    let hostname = identity.hostname.clone();
+    if let Some(authority) = &identity.authority {
+        trust::check(authority)?;
+    }
+    let (hostname, authority) = (identity.hostname.clone(), identity.authority.clone());
     let first = host.claim(identity)?;
+    trust_in(&host, authority.as_deref());
     let hostname_set = set_hostname(&host, &hostname);
     reply::json(&Claimed { first, hostname_set })
+}
+
+/// Files of a session that its own root has made unwritable do not keep it from starting.
+fn trust_in(host: &Arc<Host>, authority: Option<&str>) {
+    let had = host.surroundings.trusts();
+    match trust::install(&host.root, host.power, authority) {
+        Ok(trusted) => {
+            let changed = trusted.as_ref().map_or(had, |t| t.changed);
+            host.surroundings.trust(trusted.clone());
+            if changed {
+                let host = Arc::clone(host);
+                tokio::spawn(async move { tell_browsers(&host, trusted.as_ref()).await });
+            }
+        }
+        Err(error) => eprintln!("wharf-host: the space's authority could not be put in place: {error}"),
+    }
+}
+
+/// Browsers keep a store of their own. Nothing waits for it, and an image without one loses nothing.
+async fn tell_browsers(host: &Host, trusted: Option<&trust::Trusted>) {
+    let certutil = wharf_wire::host::path::normalise("/usr/bin/certutil").ok();
+    if certutil.is_none_or(|path| host.root.open_file(&path).is_err()) {
+        return;
+    }
+    let script = trust::browser_script(trusted);
+    let argv = ["/bin/sh".to_owned(), "-c".to_owned(), script];
+    let wanted = Wanted { argv: Some(&argv), command: None, cwd: None, env: &Env::default(), user: None };
+    let started = prepare(host, &wanted)
+        .and_then(|launch| launch.start(&host.reaper, host.power, Streams::Pipes { stdin: false }));
+    match started {
+        Ok(spawned) => drop(crate::reaper::ended(&spawned.exit).await),
+        Err(fault) => eprintln!("wharf-host: certutil: {fault}"),
+    }
 }
 
 /// The jailer may have set it already. Outside of a jail the name is the machine's and stays.

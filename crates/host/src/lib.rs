@@ -1,10 +1,11 @@
 //! `wharf-host`: PID 1 of a session. It reaps, and runs commands, terminals, files and turns for whoever holds its socket.
 //!
-//! It knows no secret of Wharf's, opens no port and reads no name service. One thread serves everything; what may block on a
+//! It knows no secret of Wharf's, listens on the session's own loopback only, and asks no name service. One thread serves everything; what may block on a
 //! disk is done beside it. Outside of a jail (in tests) it runs too, as the user it was started by and confined to `--root`.
 #![allow(unsafe_code)] // between fork and exec, and for the inherited socket; each block says why
 
 pub mod accounts;
+mod egress;
 mod exec;
 mod fault;
 mod files;
@@ -23,10 +24,12 @@ mod root;
 mod server;
 mod spawn;
 mod stats;
+mod surroundings;
 mod terminal;
 mod terminals;
 mod text;
 mod tree;
+mod trust;
 mod tunnel;
 mod turn;
 mod turns;
@@ -144,6 +147,9 @@ const BLOCKING_STACK: usize = 1024 * 1024;
 
 async fn main(host: Arc<Host>, listener: UnixListener) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    if host.surroundings.gateway {
+        egress::start();
+    }
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let idling = Arc::clone(&host);

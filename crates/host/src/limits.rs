@@ -60,5 +60,9 @@ pub const TURNS_BYTES: u64 = 64 * 1024 * 1024;
 pub const COALESCE: Duration = Duration::from_millis(15);
 /// Agents kept alive between turns.
 pub const AGENTS: usize = 16;
+/// Connections to the gateway at once; two descriptors each.
+pub const EGRESS: usize = 512;
+/// Lines in the host's log about connections that came to nothing.
+pub const EGRESS_LOG_LINES: u32 = 2000;
 /// Seconds any timeout may name.
 pub const TIMEOUT_MAX_SECONDS: u32 = wharf_domain::limits::EXEC_TIMEOUT_MAX_SECONDS;

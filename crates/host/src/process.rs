@@ -39,8 +39,7 @@ impl Process {
     /// Starts what a request asks for. Standard input stays open when the request has any. `held`: output waits
     /// for a reader from its first byte on.
     pub fn start(host: &Host, request: &ExecRequest, ring_bytes: u64, held: bool) -> Result<Arc<Self>> {
-        let identity = host.identity();
-        let launch = prepare(&host.root, host.power, identity.as_deref(), &Wanted::from(request))?;
+        let launch = prepare(host, &Wanted::from(request))?;
         let has_input = request.stdin.is_some() || request.stdin_b64.is_some() || request.stdin_open;
         let (argv, cwd, user) = (launch.argv.clone(), launch.cwd.clone(), launch.account.name.clone());
         let spawned = launch.start(&host.reaper, host.power, Streams::Pipes { stdin: has_input })?;

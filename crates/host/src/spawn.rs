@@ -11,12 +11,13 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use wharf_domain::Code;
+use wharf_wire::host::Env;
 use wharf_wire::host::exec::ExecRequest;
 use wharf_wire::host::path::{normalise, normalise_from};
-use wharf_wire::host::{Env, Identity};
 
 use crate::accounts::{self, Account, Power};
 use crate::fault::{Fault, Result};
+use crate::host::Host;
 use crate::limits;
 use crate::reaper::{ExitWatch, Reaper};
 use crate::root::Root;
@@ -79,12 +80,8 @@ impl<'a> From<&'a ExecRequest> for Wanted<'a> {
 }
 
 /// Checks what is wanted and resolves names. Nothing is started.
-pub fn prepare(
-    root: &Root,
-    power: Power,
-    identity: Option<&Identity>,
-    wanted: &Wanted<'_>,
-) -> Result<Launch> {
+pub fn prepare(host: &Host, wanted: &Wanted<'_>) -> Result<Launch> {
+    let (root, power, identity) = (&host.root, host.power, host.identity());
     let account = accounts::find(root, power, wanted.user)?;
     wanted.env.check().map_err(|e| Fault::invalid("env", e))?;
     let home = normalise(&account.home).map_err(|e| Fault::path("home", e))?;
@@ -112,6 +109,7 @@ pub fn prepare(
         ("TERM".to_owned(), "xterm-256color".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
+    env.extend(host.surroundings.variables(identity.as_ref().map(|i| i.hostname.as_str())));
     if let Some(identity) = identity {
         env.insert("HOSTNAME".to_owned(), identity.hostname.clone());
         env.extend(identity.env.0.clone());

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wharf_wire::host::{Port, Ports, Stats};
 
+use crate::egress;
 use crate::fault::Result;
 use crate::host::Host;
 use crate::reply::{self, Reply};
@@ -30,7 +31,12 @@ pub fn ports() -> Result<Reply> {
     let mut ports = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         if let Ok(text) = std::fs::read_to_string(table) {
-            ports.extend(text.lines().skip(1).filter_map(parse_listener));
+            ports.extend(
+                text.lines()
+                    .skip(1)
+                    .filter_map(parse_listener)
+                    .filter(|p| !(egress::expected() && egress::is_own(p.address, p.port))),
+            );
         }
     }
     ports.sort_unstable();

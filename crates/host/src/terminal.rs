@@ -43,7 +43,6 @@ pub struct Terminal {
 impl Terminal {
     pub fn start(host: &Host, request: &TerminalRequest) -> Result<Arc<Self>> {
         check_size(request.cols, request.rows)?;
-        let identity = host.identity();
         let shell;
         let mut argv = request.argv.as_deref();
         if argv.is_none() && request.command.is_none() {
@@ -60,9 +59,7 @@ impl Terminal {
         env.entry("COLORTERM".into()).or_insert_with(|| "truecolor".into());
         let env = Env(env);
         let launch = prepare(
-            &host.root,
-            host.power,
-            identity.as_deref(),
+            host,
             &Wanted {
                 argv,
                 command: request.command.as_deref(),

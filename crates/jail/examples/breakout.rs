@@ -43,6 +43,8 @@ fn apart(work: impl FnOnce()) {
 fn main() {
     match std::env::args().nth(1).as_deref() {
         None => calls(),
+        Some("network") => network(),
+        Some("unix") => unix_socket(&std::env::args().nth(2).unwrap_or_default()),
         Some("abstract") => abstract_socket(&std::env::args().nth(2).unwrap_or_default()),
         Some("chroot") => chroot_escape(),
         Some("idle-clone") => clones(),
@@ -156,6 +158,103 @@ fn abstract_socket(name: &str) {
     match std::os::unix::net::UnixStream::connect_addr(&address) {
         Ok(_) => println!("connect=done"),
         Err(error) => println!("connect={}", error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Says what a unix socket says.
+fn unix_socket(path: &str) {
+    use std::io::Read;
+    let said = std::os::unix::net::UnixStream::connect(path).and_then(|mut stream| {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).map(|_| said)
+    });
+    match said {
+        Ok(said) => println!("{said}"),
+        Err(error) => println!("connect={}", error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Packets to elsewhere, and changes to the network.
+fn network() {
+    use std::net::UdpSocket;
+    let send = |name: &str, from: &str, to: &str| {
+        let sent = UdpSocket::bind(from).and_then(|socket| {
+            let _ = socket.set_broadcast(true);
+            socket.send_to(b"x", to)
+        });
+        match sent {
+            Ok(_) => println!("{name}=done"),
+            Err(error) => println!("{name}={}", error.raw_os_error().unwrap_or(0)),
+        }
+    };
+    let here = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = here.local_addr().unwrap().port();
+    // Somebody who would hear it if it were let through to the session itself.
+    let everywhere = UdpSocket::bind("0.0.0.0:9999").unwrap();
+    everywhere.set_nonblocking(true).unwrap();
+    send("udp_here", "127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    send("udp_own", "0.0.0.0:0", "198.18.0.1:9999");
+    println!("own_heard={}", everywhere.recv(&mut [0; 8]).is_ok());
+    send("udp_out", "0.0.0.0:0", "8.8.8.8:9999");
+    send("udp_metadata", "0.0.0.0:0", "169.254.169.254:9999");
+    send("udp_range", "0.0.0.0:0", "198.18.0.7:9999");
+    send("udp_multicast", "0.0.0.0:0", "224.0.0.251:9999");
+    send("udp_broadcast", "0.0.0.0:0", "255.255.255.255:9999");
+    send("udp6_out", "[::]:0", "[2001:db8::1]:9999");
+    println!("out_heard={}", everywhere.recv(&mut [0; 8]).is_ok());
+    // What a program finds that asks for its own address the usual way.
+    let asking = UdpSocket::bind("0.0.0.0:0").unwrap();
+    asking.connect("8.8.8.8:80").unwrap();
+    println!("own_address={}", asking.local_addr().unwrap().ip());
+    // SAFETY: sockets of our own, structures that live through the calls.
+    unsafe {
+        let raw = libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP);
+        if raw < 0 {
+            say("raw", -1);
+        } else {
+            let mut to: libc::sockaddr_in = std::mem::zeroed();
+            to.sin_family = libc::AF_INET as libc::sa_family_t;
+            to.sin_addr.s_addr = u32::from_be_bytes([8, 8, 8, 8]).to_be();
+            let echo = [8u8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+            let to = std::ptr::from_ref(&to).cast();
+            say(
+                "raw",
+                libc::sendto(raw, echo.as_ptr().cast(), 8, 0, to, size_of::<libc::sockaddr_in>() as u32)
+                    as i64,
+            );
+        }
+        say("netfilter", i64::from(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)));
+        say("packet", i64::from(libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)));
+    }
+    for (name, kind, body) in [
+        // lo down; the address away; a route away; another route
+        ("link_down", 16u16, vec![0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]),
+        ("address_away", 21, vec![2, 32, 0, 0, 1, 0, 0, 0, 8, 0, 2, 0, 198, 18, 0, 1]),
+        ("route_away", 25, vec![2, 0, 0, 0, 255, 3, 254, 2, 0, 0, 0, 0]),
+        ("route_new", 24, vec![2, 0, 0, 0, 254, 3, 253, 1, 0, 0, 0, 0, 8, 0, 4, 0, 1, 0, 0, 0]),
+    ] {
+        println!("{name}={}", routing(kind, &body));
+    }
+}
+
+/// What the kernel answers to one rtnetlink request: an errno, or `done`.
+fn routing(kind: u16, body: &[u8]) -> String {
+    let mut message = ((16 + body.len()) as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend((0x1u16 | 0x4 | 0x400).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    let mut answer = [0u8; 1024];
+    // SAFETY: buffers that live through the calls.
+    let n = unsafe {
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
+        libc::send(socket, message.as_ptr().cast(), message.len(), 0);
+        libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0)
+    };
+    assert!(n >= 20, "no answer");
+    match -i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => "done".to_owned(),
+        errno => errno.to_string(),
     }
 }
 

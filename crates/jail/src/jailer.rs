@@ -32,7 +32,6 @@ use self::helper::Helper;
 use self::record::Record;
 use crate::cgroup::{Cgroups, Group};
 use crate::launch::Launcher;
-use crate::seccomp::Filter;
 pub use crate::settings::JailerSettings;
 use crate::step::{At, Step};
 use crate::sys;
@@ -152,7 +151,8 @@ fn take_run_dir(settings: &JailerSettings) -> Result<OwnedFd, Step> {
     let run = &settings.run_dir;
     for (directory, mode) in [
         ("", 0o711),
-        ("jails", 0o751),
+        // The control plane looks in for jails that come and go; nobody else passes.
+        ("jails", 0o750),
         ("mnt", 0o711),
         ("mnt/lower", 0o755),
         ("mnt/upper", 0o755),
@@ -191,7 +191,7 @@ impl Jailer {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).at("make the event loop")?;
         let signals = sys::signal_fd().at("take signals")?;
         let listener = listen(&settings.socket(), settings.control_uid, settings.control_gid)?;
-        let launcher = Launcher { filter: Filter::compile()?, host_binary: settings.host_binary.clone() };
+        let launcher = Launcher::new(settings.host_binary.clone())?;
         let fences = Fences::open(settings.pool.data_dir.join("fences"))?;
         let own_uts = std::fs::File::open("/proc/self/ns/uts").at("open the host name namespace")?;
         let warm = warm::Warm::open(&settings.run_dir)?;

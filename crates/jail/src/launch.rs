@@ -6,12 +6,13 @@
 
 mod child;
 mod etc;
+mod network;
 mod root;
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -33,8 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Made once per jailer process.
 pub struct Launcher {
-    pub filter: Filter,
-    pub host_binary: PathBuf,
+    filter: Filter,
+    network: network::Network,
+    host_binary: PathBuf,
 }
 
 /// The two detached trees a root is laid over; see `volume`.
@@ -50,6 +52,8 @@ pub struct Order<'a> {
     pub first_id: u32,
     /// Becomes descriptor 3 of the host.
     pub listener: BorrowedFd<'a>,
+    /// Where the gateway puts this jail's socket; appears inside, read-only.
+    pub gateway: &'a Path,
     pub group: &'a Group,
 }
 
@@ -82,6 +86,10 @@ impl std::fmt::Display for Timings {
 }
 
 impl Launcher {
+    pub fn new(host_binary: PathBuf) -> Result<Self, Step> {
+        Ok(Self { filter: Filter::compile()?, network: network::Network::new(), host_binary })
+    }
+
     /// `trees` is called with the jail's user namespace once that maps ids. The working directory of this process
     /// must hold the mount points of [`crate::jailer`]'s run directory: the child finds them by it.
     pub fn start(
@@ -97,7 +105,9 @@ impl Launcher {
         let output = rustix::fs::memfd_create("host-output", rustix::fs::MemfdFlags::CLOEXEC)
             .at("make the host's output")?;
         rustix::fs::fcntl_setfl(&output, rustix::fs::OFlags::APPEND).at("make the host's output")?;
-        let host = self.host_tree()?;
+        // The child sees this one file and this one directory of the machine and no path to them.
+        let host = tree_of(&self.host_binary, sys::Executables::Run)?;
+        let gateway = tree_of(order.gateway, sys::Executables::No)?;
         let unified = order.group.unified_fd()?;
         let doors = order.group.doors()?;
 
@@ -128,27 +138,25 @@ impl Launcher {
         timings.lap("map ids", &mut since);
         let trees = trees(userns.as_fd())?;
         timings.lap("volume", &mut since);
-        send(&ours, b"trees", &[trees.lower.as_fd(), trees.upper.as_fd(), host.as_fd()])?;
-        drop((trees, host));
+        send(&ours, b"trees", &[trees.lower.as_fd(), trees.upper.as_fd(), host.as_fd(), gateway.as_fd()])?;
+        drop((trees, host, gateway));
         let start_time =
             sys::start_time(pid).ok_or_else(|| Step::failed("read the start time", "the child is gone"))?;
         wait_for_exec(&ours)?;
         timings.lap("root and exec", &mut since);
         Ok(Started { pid, start_time, pidfd: unborn.born(), output, timings })
     }
+}
 
-    /// The host's program as a detached read-only mount: the child sees this one file of the machine and no path to it.
-    fn host_tree(&self) -> Result<OwnedFd, Step> {
-        use rustix::mount::OpenTreeFlags as F;
-        let tree = rustix::mount::open_tree(
-            rustix::fs::CWD,
-            &self.host_binary,
-            F::OPEN_TREE_CLONE | F::OPEN_TREE_CLOEXEC,
-        )
-        .map_err(|e| Step::refused(format!("open {}", self.host_binary.display()), e))?;
-        sys::make_read_only(tree.as_fd()).at("make the host's program read-only")?;
-        Ok(tree)
-    }
+/// A detached read-only mount of what is at a path.
+fn tree_of(path: &Path, executables: sys::Executables) -> Result<OwnedFd, Step> {
+    use rustix::mount::OpenTreeFlags as F;
+    let step = || format!("open {}", path.display());
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, F::OPEN_TREE_CLONE | F::OPEN_TREE_CLOEXEC)
+        .map_err(|e| Step::refused(step(), e))?;
+    sys::make_read_only(tree.as_fd(), executables)
+        .at_with(|| format!("make {} read-only", path.display()))?;
+    Ok(tree)
 }
 
 /// A child that is not a jail yet: killed and reaped when its launch fails.
@@ -172,7 +180,7 @@ impl Drop for Unborn {
 }
 
 fn send(to: &OwnedFd, word: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Step> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));

@@ -7,6 +7,7 @@ mod convert;
 pub mod image;
 pub mod jailer;
 mod launch;
+mod netlink;
 pub mod probe;
 mod seccomp;
 mod settings;

@@ -137,21 +137,6 @@ pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) }).map(drop)
 }
 
-/// Brings the loopback interface of this network namespace up.
-pub fn loopback_up() -> io::Result<()> {
-    // SAFETY: fresh descriptor; ifreq is zeroed, named and passed by pointer to calls that read and write one ifreq.
-    unsafe {
-        let raw = check(i64::from(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)))?;
-        let socket = OwnedFd::from_raw_fd(raw as RawFd);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        check(i64::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)))?;
-    }
-    Ok(())
-}
-
 /// Every signal unblocked and back to its default: what a program expects to be started with.
 pub fn default_signals() {
     // SAFETY: valid sets and signal numbers; SIGKILL and SIGSTOP answer EINVAL, which is fine.
@@ -243,8 +228,15 @@ pub fn in_uts_of(uts: &File, own: &File, work: impl FnOnce() -> io::Result<()>) 
     result
 }
 
+/// Whether programs may be run from a mount.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Executables {
+    Run,
+    No,
+}
+
 /// Makes a detached mount read-only, without setuid programs and devices.
-pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+pub fn make_read_only(tree: BorrowedFd<'_>, executables: Executables) -> io::Result<()> {
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -253,7 +245,9 @@ pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
         userns_fd: u64,
     }
     const RDONLY_NOSUID_NODEV: u64 = 1 | 2 | 4;
-    let attr = MountAttr { set: RDONLY_NOSUID_NODEV, clear: 0, propagation: 0, userns_fd: 0 };
+    const NOEXEC: u64 = 8;
+    let set = RDONLY_NOSUID_NODEV | if executables == Executables::No { NOEXEC } else { 0 };
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor; attr is of the size given.
     check(unsafe {
         libc::syscall(

@@ -157,6 +157,7 @@ impl Inner {
             agents: Vec::new(),
             instructions: s.instructions.clone(),
             limits: SessionLimits::default(),
+            authority: None,
         };
         let greeting = self.host.identify(&running.host_socket, &identity);
         match timeout(HOST_ANSWER, greeting).await {

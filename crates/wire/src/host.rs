@@ -158,6 +158,9 @@ pub struct Identity {
     pub instructions: Option<String>,
     #[serde(default)]
     pub limits: SessionLimits,
+    /// Certificate (PEM) of the space's own authority, for the session's trust store. May be handed over again, changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

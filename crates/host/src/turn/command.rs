@@ -61,7 +61,7 @@ impl Agent {
             env: &spec.env,
             user: None,
         };
-        let spawned = prepare(&host.root, host.power, identity.as_deref(), &wanted)
+        let spawned = prepare(host, &wanted)
             .and_then(|launch| launch.start(&host.reaper, host.power, Streams::Pipes { stdin: true }))
             .map_err(|fault| fault.0.detail)?;
         let pipes = || {

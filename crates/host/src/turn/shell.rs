@@ -43,7 +43,6 @@ enum Stop {
 }
 
 pub async fn run(host: &Host, turn: &Turn, script: Script, limit: Duration) -> Done {
-    let identity = host.identity();
     let wanted = Wanted {
         argv: None,
         command: Some(&script.text),
@@ -51,8 +50,8 @@ pub async fn run(host: &Host, turn: &Turn, script: Script, limit: Duration) -> D
         env: &script.env,
         user: script.user.as_deref(),
     };
-    let started = prepare(&host.root, host.power, identity.as_deref(), &wanted)
-        .and_then(|launch| launch.start(&host.reaper, host.power, Streams::Merged));
+    let started =
+        prepare(host, &wanted).and_then(|launch| launch.start(&host.reaper, host.power, Streams::Merged));
     let spawned = match started {
         Ok(spawned) => spawned,
         Err(fault) => return failed(Reason::AgentStart, fault.0.detail),

@@ -117,6 +117,7 @@ pub fn identity(session: SessionId, env: Env) -> Identity {
         agents: Vec::new(),
         instructions: Some("be brief".into()),
         limits: wharf_wire::host::SessionLimits::default(),
+        authority: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs::Permissions;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -130,13 +130,21 @@ impl Jailer {
         let run_dir = self.settings.run_dir.clone();
         let result = (|| {
             let directory = record::directory(&run_dir, id);
-            // The control plane walks through it to the socket; nobody needs to read it.
+            // The control plane walks through it to the sockets; nobody needs to read it, and nobody else passes: who
+            // reached the gateway's socket would speak for the session.
             std::fs::DirBuilder::new().mode(0o700).create(&directory).at("make the jail's directory")?;
-            std::fs::set_permissions(&directory, Permissions::from_mode(0o711))
+            let (uid, gid) = (self.settings.control_uid, self.settings.control_gid);
+            chown(&directory, None, Some(gid)).at("chown the jail's directory")?;
+            std::fs::set_permissions(&directory, Permissions::from_mode(0o710))
                 .at("chmod the jail's directory")?;
             record.save(&run_dir)?;
+            let gateway = record::gateway(&run_dir, id);
+            std::fs::DirBuilder::new().mode(0o700).create(&gateway).at("make the gateway's directory")?;
+            chown(&gateway, Some(uid), Some(gid)).at("chown the gateway's directory")?;
+            std::fs::set_permissions(&gateway, Permissions::from_mode(0o711))
+                .at("chmod the gateway's directory")?;
             let socket = record::socket(&run_dir, id);
-            let listener = listen(&socket, self.settings.control_uid, self.settings.control_gid)?;
+            let listener = listen(&socket, uid, gid)?;
             // The host decides by itself whether it blocks.
             rustix::io::ioctl_fionbio(&listener, false).at("make the host's socket")?;
             let begun = Instant::now();
@@ -147,6 +155,7 @@ impl Jailer {
                 allow_root: record.allow_root,
                 first_id: self.settings.first_id + record.slot * IDS,
                 listener: listener.as_fd(),
+                gateway: &gateway,
                 group: &group,
             };
             let (pool, volume, unsettled) = (&self.pool, record.volume, Cell::new(false));

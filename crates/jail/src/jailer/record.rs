@@ -95,6 +95,11 @@ pub(super) fn socket(run_dir: &Path, jail: JailId) -> PathBuf {
     directory(run_dir, jail).join("host.sock")
 }
 
+/// The gateway puts its socket for the jail there.
+pub(super) fn gateway(run_dir: &Path, jail: JailId) -> PathBuf {
+    directory(run_dir, jail).join("gateway")
+}
+
 /// Writes a file that is either the old or the new one, whenever the process dies.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Step> {
     let fresh = path.with_extension("new");

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Resource, Rlimit};
 
-use super::{AGENT, Launcher, Order, etc, root};
+use super::{AGENT, Launcher, Order, etc, network, root};
 use crate::step::{At, Step};
 use crate::sys;
 
@@ -89,7 +89,7 @@ pub(super) fn failure(bytes: &[u8]) -> Option<Step> {
 
 fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     let order = birth.order;
-    let [lower, upper, host] = receive_trees(&birth.parent)?;
+    let [lower, upper, host, gateway] = receive_trees(&birth.parent)?;
     crate::cgroup::enter(&birth.doors)?;
     // All trees are joined, so that the jail sees itself at the top of each.
     sys::unshare(libc::CLONE_NEWCGROUP).at("make the cgroup namespace")?;
@@ -97,11 +97,12 @@ fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("forbid tracing")?;
     sys::setsid().at("start a session")?;
     rustix::system::sethostname(order.hostname.as_bytes()).at("set the host name")?;
-    sys::loopback_up().at("bring loopback up")?;
+    birth.launcher.network.lay()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
-    root::lay_out(&lower, &upper, &host)?;
-    drop((lower, upper, host));
+    root::lay_out(&lower, &upper, &host, &gateway)?;
+    drop((lower, upper, host, gateway));
+    network::open_low_ports()?;
     root::hide()?;
     etc::write_names(rustix::fs::CWD, order.hostname)?;
     etc::write_resolver(rustix::fs::CWD)?;
@@ -123,9 +124,9 @@ fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     Err(Step::failed("exec wharf-host", error))
 }
 
-fn receive_trees(parent: &OwnedFd) -> Result<[OwnedFd; 3], Step> {
+fn receive_trees(parent: &OwnedFd) -> Result<[OwnedFd; 4], Step> {
     let step = "receive the volume";
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0u8; 16];
     let got = rustix::net::recvmsg(
@@ -144,7 +145,7 @@ fn receive_trees(parent: &OwnedFd) -> Result<[OwnedFd; 3], Step> {
         .filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None })
         .flatten()
         .collect();
-    fds.try_into().map_err(|_| Step::failed(step, "three trees were promised"))
+    fds.try_into().map_err(|_| Step::failed(step, "four trees were promised"))
 }
 
 /// Never above the hard limit at hand: raising it needs a right the jailer may lack.

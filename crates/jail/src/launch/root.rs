@@ -40,7 +40,12 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// From the jailer's mount points to a root of its own. The working directory on entry holds `lower`, `upper` and
 /// `root`; on leaving it is the new root.
-pub(super) fn lay_out(lower: &OwnedFd, upper: &OwnedFd, host: &OwnedFd) -> Result<(), Step> {
+pub(super) fn lay_out(
+    lower: &OwnedFd,
+    upper: &OwnedFd,
+    host: &OwnedFd,
+    gateway: &OwnedFd,
+) -> Result<(), Step> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at("make mounts private")?;
     attach(lower, "lower").at("attach the image")?;
@@ -61,6 +66,8 @@ pub(super) fn lay_out(lower: &OwnedFd, upper: &OwnedFd, host: &OwnedFd) -> Resul
     mount("tmpfs", "run/wharf", M::NOSUID | M::NODEV, Some(c"mode=755,size=64k"))?;
     empty_file("run/wharf/wharf-host")?;
     attach(host, "run/wharf/wharf-host").at("attach wharf-host")?;
+    rustix::fs::mkdir("run/wharf/gateway", Mode::from_raw_mode(0o711)).at("make /run/wharf/gateway")?;
+    attach(gateway, "run/wharf/gateway").at("attach the gateway's directory")?;
 
     rustix::process::pivot_root(".", ".").at("pivot_root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).at("leave the machine's root")?;

@@ -14,6 +14,7 @@ mod breakout;
 mod images;
 mod launch;
 mod limits;
+mod network;
 mod protocol;
 mod snapshots;
 mod volumes;
