@@ -44,6 +44,8 @@ pub const TEXT_BYTES: usize = 256 * 1024;
 pub const MODEL_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 /// Requests to model providers that one session may have open at a time.
 pub const MODEL_REQUESTS_OPEN: usize = 32;
+/// Bytes of requests to model providers that one session may have waiting for an answer.
+pub const MODEL_REQUESTS_BYTES: usize = 64 * 1024 * 1024;
 /// How often the gateway may try a request to a model provider again.
 pub const MODEL_RETRIES: u8 = 10;
 /// Bytes of a scripted provider's script.

@@ -11,6 +11,7 @@ use wharf_store::{Actor, Store, System};
 
 use crate::dial::{Dialer, Resolve, Tls};
 use crate::jails;
+use crate::models::Models;
 use crate::sessions::Sessions;
 
 /// How long tunnels and requests may take to end when the role is told to stop. Clients of the rest try again.
@@ -35,6 +36,7 @@ pub struct Inner {
     pub(crate) settings: settings::Gateway,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) tls: Tls,
+    pub(crate) models: Models,
     /// What goes on after a request was answered: tunnels.
     pub(crate) tasks: TaskTracker,
     jails: PathBuf,
@@ -53,11 +55,12 @@ impl Gateway {
         let system = parts.store.system(Actor::Gateway);
         let tls = Tls::load(parts.settings.ca_file.as_deref())?;
         let timeout = Duration::from_secs(parts.settings.connect_timeout_seconds.into());
-        let dialer = Dialer::new(parts.resolver, parts.settings.exceptions(), timeout);
+        let dialer = Arc::new(Dialer::new(parts.resolver, parts.settings.exceptions(), timeout));
         Ok(Self(Arc::new(Inner {
             sessions: Sessions::new(system.clone()),
             system,
-            dialer: Arc::new(dialer),
+            models: Models::new(&dialer, &tls),
+            dialer,
             tls,
             tasks: TaskTracker::new(),
             jails: parts.jails,

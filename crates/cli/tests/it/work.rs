@@ -202,3 +202,75 @@ async fn a_server_that_is_not_there_is_named_with_what_to_do() {
     assert_eq!(code, 6);
     assert!(said.contains(&url) && said.contains("wharf up"), "{said}");
 }
+
+#[tokio::test]
+async fn a_provider_is_asked_for_as_it_was_described() {
+    let peer = Peer::answering(|_| problem(422, "invalid_reference", false, vec![])).await;
+    let user = User::at(&peer.url);
+    let script = user.file("turns.json", r#"{"turns": [{"say": [{"type": "text", "text": "hi"}]}]}"#);
+    let line = [
+        "provider",
+        "create",
+        "anthropic",
+        "--key-secret",
+        "key",
+        "--price",
+        "claude-*=3,15,0.30,3.75",
+        "--price",
+        "x=.5,1",
+        "--budget",
+        "tokens_per_day=2_000_000",
+        "--budget",
+        "cost_per_session=2.50",
+        "--model",
+        "claude-*",
+        "--header",
+        "anthropic-beta=a=b",
+        "--retries",
+        "3",
+    ];
+    assert_eq!(user.run(&line).await.0, 2);
+    let line = ["provider", "create", "demo", "--protocol", "scripted", "--script", &script];
+    assert_eq!(user.run(&line).await.0, 2);
+    let line = [
+        "provider",
+        "update",
+        "anthropic",
+        "--price",
+        "x=none",
+        "--budget",
+        "cost_per_day=none",
+        "--any-model",
+        "--header",
+        "a=",
+    ];
+    assert_eq!(user.run(&line).await.0, 2);
+    let seen = peer.seen();
+    assert_eq!(
+        body(&seen[0]),
+        value!({"name": "anthropic", "secret": "key", "models": ["claude-*"], "headers": {"anthropic-beta": "a=b"},
+            "prices": {"claude-*": {"input_micro_usd": 3_000_000, "output_micro_usd": 15_000_000,
+                                    "cached_micro_usd": 300_000, "cache_write_micro_usd": 3_750_000},
+                       "x": {"input_micro_usd": 500_000, "output_micro_usd": 1_000_000}},
+            "budget": {"tokens_per_day": 2_000_000, "cost_micro_usd_per_session": 2_500_000}, "retries": 3})
+    );
+    assert_eq!(body(&seen[1])["script"]["turns"][0]["say"][0]["text"], "hi");
+    assert_eq!(
+        body(&seen[2]),
+        value!({"models": [], "prices": {"x": null}, "budget": {"cost_micro_usd_per_day": null}, "headers": {"a": null}})
+    );
+    for line in [
+        vec!["provider", "create", "x", "--protocol", "gemini"],
+        vec!["provider", "create", "x", "--price", "m=3"],
+        vec!["provider", "create", "x", "--price", "m=3,x"],
+        vec!["provider", "create", "x", "--budget", "cost_per_day=1.1234567"],
+        vec!["provider", "create", "x", "--budget", "tokens_per_year=1"],
+        vec!["provider", "create", "x", "--base-url", "nowhere"],
+        vec!["provider", "update", "x", "--any-model", "--model", "m"],
+        vec!["space", "usage", "--by", "week"],
+    ] {
+        let (code, said) = user.run(&line).await;
+        assert_eq!(code, 2, "{line:?}: {said}");
+    }
+    assert_eq!(peer.seen().len(), 3);
+}

@@ -69,6 +69,7 @@ pub(crate) async fn get_usage(
         disk_mib: line(used.disk_mib, quotas.disk_mib),
         model_tokens_per_day: line(models.today_tokens, quotas.model_tokens_per_day),
         model_cost_micro_usd_per_day: line(models.today_cost_micro_usd, quotas.model_cost_micro_usd_per_day),
+        egress_bytes_per_day: line(models.today_egress_bytes, quotas.egress_bytes_per_day),
         models: api::ModelReport {
             from: filter.from.to_string(),
             to: filter.to.to_string(),

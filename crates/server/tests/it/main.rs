@@ -12,6 +12,7 @@ mod lab;
 mod matrix;
 mod openapi;
 mod problems;
+mod providers;
 mod server;
 mod sessions;
 mod spaces;

@@ -52,6 +52,8 @@ pub struct UsageReport {
     pub more: bool,
     pub today_tokens: u64,
     pub today_cost_micro_usd: u64,
+    /// Bytes that left and entered its sessions today.
+    pub today_egress_bytes: u64,
 }
 
 impl Spaces<'_> {
@@ -67,7 +69,9 @@ impl Spaces<'_> {
         let today = scope.now().to_utc().date_naive();
         let sums = sqlx::query(
             "select coalesce(sum(input_tokens + output_tokens + cached_tokens + cache_write_tokens), 0)::bigint as tokens,
-                    coalesce(sum(cost_micro_usd), 0)::bigint as cost
+                    coalesce(sum(cost_micro_usd), 0)::bigint as cost,
+                    (select coalesce(sum(bytes_sent + bytes_received), 0)::bigint from egress_usage
+                     where space_id = $1 and day = $2) as egress
              from model_usage where space_id = $1 and day = $2",
         )
         .bind(space)
@@ -111,6 +115,7 @@ impl Spaces<'_> {
             more,
             today_tokens: number(&sums, "tokens").or_domain()?,
             today_cost_micro_usd: number(&sums, "cost").or_domain()?,
+            today_egress_bytes: number(&sums, "egress").or_domain()?,
         })
     }
 

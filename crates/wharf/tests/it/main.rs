@@ -5,6 +5,7 @@ mod canary;
 mod cli;
 mod crash;
 mod installation;
+mod models;
 mod privileges;
 mod schemathesis;
 mod survive;

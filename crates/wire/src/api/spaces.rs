@@ -137,6 +137,8 @@ pub struct SpaceUsage {
     pub model_tokens_per_day: Used,
     /// Cost of model requests in micro-dollars, today in UTC.
     pub model_cost_micro_usd_per_day: Used,
+    /// Bytes that left and entered its sessions, today in UTC.
+    pub egress_bytes_per_day: Used,
     /// Model requests of the days asked for.
     pub models: ModelReport,
 }
