@@ -29,6 +29,11 @@ declare -A wants=(
 if [[ "${1:-}" == "--test" ]]; then
     wants[busybox-static]="/bin/busybox"
     wants[python3-venv]="/usr/share/doc/python3-venv"
+    wants[xvfb]="/usr/bin/Xvfb"
+    wants[openbox]="/usr/bin/openbox"
+    wants[x11vnc]="/usr/bin/x11vnc"
+    wants[xterm]="/usr/bin/xterm"
+    wants[procps]="/usr/bin/pgrep"
     wants[iproute2]="/usr/bin/ip /bin/ip /sbin/ip"
 fi
 if [[ "${1:-}" == "--bench" ]]; then

@@ -14,7 +14,7 @@ use wharf_wire::api;
 
 pub use auth::{AuthApi, Pair};
 pub use files::{FileTarget, FilesApi};
-pub use session::SessionApi;
+pub use session::{ScreenshotOptions, SessionApi};
 pub use space::{AuditApi, SpaceApi};
 
 use crate::call::Call;

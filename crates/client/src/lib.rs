@@ -22,7 +22,7 @@ pub mod sse;
 pub mod stream;
 pub mod terminal;
 
-pub use api::{Crud, FileTarget, SessionApi, SpaceApi};
+pub use api::{Crud, FileTarget, ScreenshotOptions, SessionApi, SpaceApi};
 pub use call::Call;
 pub use client::{Builder, Client, Patience, base_url};
 pub use credential::{Credential, Login, TokenSource};

@@ -37,6 +37,10 @@ pub enum Power {
 }
 
 impl Power {
+    pub fn is_jail(self) -> bool {
+        self == Self::Jail
+    }
+
     pub fn of_this_process() -> Self {
         let uid = rustix::process::geteuid();
         if uid.is_root() && rustix::process::getpid().is_init() {

@@ -10,6 +10,7 @@ use wharf_domain::Code;
 use wharf_wire::host::Identity;
 
 use crate::accounts::Power;
+use crate::desktop::Desktop;
 use crate::fault::{Fault, Result};
 use crate::memory::Memory;
 use crate::processes::Processes;
@@ -28,6 +29,7 @@ pub struct Host {
     pub execs: Arc<Semaphore>,
     pub tars: Arc<Semaphore>,
     pub processes: Processes,
+    pub desktop: Desktop,
     pub terminals: Terminals,
     pub turns: Turns,
     pub agents: Agents,
@@ -47,6 +49,7 @@ impl Host {
             execs: Arc::new(Semaphore::new(limits::EXECS)),
             tars: Arc::new(Semaphore::new(limits::TARS)),
             processes: Processes::default(),
+            desktop: Desktop::default(),
             terminals: Terminals::default(),
             turns: Turns::default(),
             agents: Agents::default(),

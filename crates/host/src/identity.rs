@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wharf_wire::host::{Claimed, Env, Health, Identity};
 
 use crate::accounts::Power;
+use crate::desktop::Desktop;
 use crate::fault::{Fault, Result};
 use crate::host::Host;
 use crate::limits;
@@ -40,6 +41,9 @@ pub async fn claim(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let (hostname, authority) = (identity.hostname.clone(), identity.authority.clone());
     let first = host.claim(identity)?;
     trust_in(&host, authority.as_deref());
+    if first && let Some(identity) = host.identity() {
+        Desktop::open(&host, &identity);
+    }
     let hostname_set = set_hostname(&host, &hostname);
     reply::json(&Claimed { first, hostname_set })
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // between fork and exec, and for the inherited socket; each block says why
 
 pub mod accounts;
+mod desktop;
 mod egress;
 mod exec;
 mod fault;
@@ -136,6 +137,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         .build()?;
     let done = runtime.block_on(main(Arc::clone(&host), listener));
     end_all(&host);
+    host.desktop.close();
     runtime.shutdown_background();
     done
 }

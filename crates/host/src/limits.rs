@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Connections served at once; more wait in the socket's backlog.
 pub const CONNECTIONS: usize = 512;
+/// Connections the session's own processes have to the desktop at once.
+pub const DESKTOP_CONNECTIONS: usize = 32;
 /// Bytes of a JSON body where nothing larger is named.
 pub const BODY_BYTES: usize = 1024 * 1024;
 /// Bytes of an exec body: standard input travels in it, as base64 a third larger.

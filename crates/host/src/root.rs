@@ -43,6 +43,11 @@ impl Root {
         }
     }
 
+    /// The root as a process of this machine calls it; `/` in a jail.
+    pub fn outside_path(&self) -> &Path {
+        &self.outside
+    }
+
     pub fn fd(&self) -> &OwnedFd {
         &self.dir
     }

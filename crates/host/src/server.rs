@@ -18,13 +18,23 @@ use crate::host::{Host, off_thread};
 use crate::limits;
 use crate::reply::{self, Reply};
 use crate::request::Incomes;
-use crate::{exec, files, identity, processes, stats, terminals, tunnel, turns};
+use crate::{desktop, exec, files, identity, processes, stats, terminals, tunnel, turns};
 
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 * 1024;
 
 pub async fn serve(host: Arc<Host>, listener: UnixListener) {
-    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    serve_with(host, listener, limits::CONNECTIONS, |_| true).await;
+}
+
+/// The desktop's endpoints alone, for the session's own processes.
+pub async fn serve_desktop(host: Arc<Host>, listener: UnixListener) {
+    let allowed = |path: &str| matches!(path, "/desktop" | "/screenshot" | "/input");
+    serve_with(host, listener, limits::DESKTOP_CONNECTIONS, allowed).await;
+}
+
+async fn serve_with(host: Arc<Host>, listener: UnixListener, most: usize, allowed: fn(&str) -> bool) {
+    let slots = Arc::new(Semaphore::new(most));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
@@ -35,7 +45,7 @@ pub async fn serve(host: Arc<Host>, listener: UnixListener) {
         let host = Arc::clone(&host);
         tokio::spawn(async move {
             let _slot = slot;
-            let service = service_fn(|request| answer(Arc::clone(&host), request));
+            let service = service_fn(|request| answer(Arc::clone(&host), request, allowed));
             // A connection that breaks takes with it only what was tied to it.
             let _ = http1::Builder::new()
                 .max_buf_size(HEAD_BYTES)
@@ -46,8 +56,11 @@ pub async fn serve(host: Arc<Host>, listener: UnixListener) {
     }
 }
 
-async fn answer(host: Arc<Host>, request: Incomes) -> Result<Reply, Infallible> {
+async fn answer(host: Arc<Host>, request: Incomes, allowed: fn(&str) -> bool) -> Result<Reply, Infallible> {
     host.memory.used();
+    if !allowed(request.uri().path()) {
+        return Ok(reply::fault(&Fault::not_found(format!("there is no {} here", request.uri().path()))));
+    }
     Ok(route(host, request).await.unwrap_or_else(|fault| reply::fault(&fault)))
 }
 
@@ -95,6 +108,9 @@ async fn route(host: Arc<Host>, request: Incomes) -> Result<Reply> {
         ["turns", key] if get => turns::get(&host, key),
         ["turns", key, "events"] if get => turns::events(&host, key, &request),
         ["turns", key, "cancel"] if post => turns::cancel(&host, key),
+        ["desktop"] if get => desktop::show(host, request).await,
+        ["screenshot"] if get => desktop::screenshot(host, request).await,
+        ["input"] if post => desktop::input(host, request).await,
         ["stats"] if get => stats::stats(&host),
         ["ports"] if get => stats::ports(),
         ["ports", port] if get => tunnel::open(port, request).await,
@@ -106,12 +122,12 @@ async fn route(host: Arc<Host>, request: Incomes) -> Result<Reply> {
 /// Methods of a path, for those who used another.
 fn methods(parts: &[&str]) -> Option<&'static str> {
     Some(match parts {
-        ["health" | "stats" | "ports"]
+        ["health" | "stats" | "ports" | "desktop" | "screenshot"]
         | ["ports" | "turns", _]
         | ["files", "stat" | "list"]
         | ["processes", _, "output"]
         | ["turns", _, "events"] => "GET",
-        ["identity" | "exec" | "setup" | "sync"]
+        ["identity" | "exec" | "setup" | "sync" | "input"]
         | ["processes", _, "signal" | "stdin"]
         | ["turns", _, "cancel"]
         | ["files", "mkdir" | "move" | "chmod" | "chown"] => "POST",

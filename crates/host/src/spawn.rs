@@ -37,11 +37,15 @@ pub enum Streams {
     /// One pipe for both outputs, so their order is kept.
     Merged,
     Terminal(OwnedFd),
+    /// Standard input and output are a socket; errors go nowhere.
+    Socket(OwnedFd),
+    /// Nothing is read and nothing is kept.
+    Null,
 }
 
 pub struct Launch {
     pub argv: Vec<String>,
-    /// Becomes descriptor 3 of the child.
+    /// Becomes descriptor 3 of the child: a script, or a socket to listen on.
     pub script: Option<OwnedFd>,
     pub env: BTreeMap<String, String>,
     /// As the session calls it.
@@ -115,6 +119,9 @@ pub fn prepare(host: &Host, wanted: &Wanted<'_>) -> Result<Launch> {
         env.extend(identity.env.0.clone());
     }
     env.extend(wanted.env.0.clone());
+    if let Some(display) = host.desktop.name() {
+        env.entry("DISPLAY".to_owned()).or_insert(display);
+    }
 
     let mut script = None;
     let argv = match (wanted.argv, wanted.command) {
@@ -223,6 +230,13 @@ impl Launch {
                 let second = write.try_clone().map_err(|e| failed(&e))?;
                 command.stdin(Stdio::null()).stdout(write).stderr(second);
                 merged = Some(read);
+            }
+            Streams::Socket(socket) => {
+                let second = socket.try_clone().map_err(|e| failed(&e))?;
+                command.stdin(socket).stdout(second).stderr(Stdio::null());
+            }
+            Streams::Null => {
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             }
             Streams::Terminal(slave) => {
                 let second = slave.try_clone().map_err(|e| failed(&e))?;

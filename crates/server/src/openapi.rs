@@ -299,6 +299,7 @@ fn tags() -> Value {
         {"name": "sessions", "description": "An agent's computer each."},
         {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},
         {"name": "processes", "description": "Commands, processes and terminals."},
+        {"name": "desktop", "description": "The screen of a session."},
         {"name": "files", "description": "Files of a session, running or closed."},
         {"name": "snapshots", "description": "Point-in-time copies of a session's files."},
         {"name": "server", "description": "The server itself."},

@@ -107,6 +107,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("signal_process", Spaced(Processes, Update)),
     ("write_stdin", Spaced(Processes, Update)),
     ("terminal", Spaced(Sessions, Exec)),
+    ("desktop", Spaced(Sessions, Get)),
+    ("screenshot", Spaced(Sessions, Get)),
     ("get_file", Spaced(Files, Get)),
     ("put_file", Spaced(Files, Update)),
     ("post_file", Spaced(Files, Update)),

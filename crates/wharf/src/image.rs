@@ -14,15 +14,18 @@ use wharf_ports::SandboxRuntime as _;
 use wharf_ports::runtime::ImageInfo;
 
 /// Recipes that come with the program.
-const SHIPPED: &[(&str, &str, &str)] = &[(
-    "base",
-    include_str!("../../../images/base/recipe.toml"),
-    include_str!("../../../images/base/setup.sh"),
-)];
+const SHIPPED: &[(&str, &str, &str)] = &[
+    ("base", include_str!("../../../images/base/recipe.toml"), include_str!("../../../images/base/setup.sh")),
+    (
+        "desktop",
+        include_str!("../../../images/desktop/recipe.toml"),
+        include_str!("../../../images/desktop/setup.sh"),
+    ),
+];
 
 #[derive(clap::Args)]
 pub struct BuildArgs {
-    /// A recipe that comes with wharf (base), or a directory with a recipe.toml
+    /// A recipe that comes with wharf (base, desktop), or a directory with a recipe.toml
     recipe: String,
     /// Keep the archive here, and use it again while the recipe is the same
     #[arg(long, value_name = "DIR")]
@@ -61,15 +64,25 @@ pub fn run(args: &BuildArgs, settings: &Settings) -> Result<()> {
 }
 
 fn load(name: &str) -> Result<Recipe> {
-    if let Some((_, recipe, script)) = SHIPPED.iter().find(|(shipped, ..)| *shipped == name) {
-        return Ok(Recipe::parse(recipe, &mut |_| Ok((*script).to_owned()))?);
+    if let Some(recipe) = shipped(name) {
+        return Ok(recipe?);
     }
     let dir = Path::new(name);
     if !dir.join("recipe.toml").is_file() {
         let shipped: Vec<_> = SHIPPED.iter().map(|(name, ..)| *name).collect();
         bail!("{name} is neither a directory with a recipe.toml nor one of {}", shipped.join(", "));
     }
-    Ok(Recipe::load(dir)?)
+    Ok(Recipe::load(dir, &mut known)?)
+}
+
+fn shipped(name: &str) -> Option<Result<Recipe, wharf_jail::step::Step>> {
+    let (_, recipe, script) = SHIPPED.iter().find(|(shipped, ..)| *shipped == name)?;
+    Some(Recipe::parse(recipe, &mut |_| Ok((*script).to_owned()), &mut known))
+}
+
+/// What a recipe may extend.
+fn known(name: &wharf_domain::Name) -> Option<Recipe> {
+    shipped(name.as_str())?.ok()
 }
 
 fn make(recipe: &Recipe, cache: &Path, fresh: bool, bar: &Bar) -> Result<Built> {

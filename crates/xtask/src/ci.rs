@@ -93,10 +93,13 @@ fn deny() -> Result<()> {
     }
 }
 
-/// The base image's archive, kept between runs: what people do on a computer is tested on what they do it on.
+/// The images' archives, kept between runs: what people do on a computer is tested on what they do it on.
 fn image() -> Result<()> {
-    let mut build = cargo(&["run", "--quiet", "--locked", "--package", "wharf", "--"]);
-    sh::run(build.args(["image", "build", "base", "--cache", "target/images", "--no-import"]))
+    for name in ["base", "desktop"] {
+        let mut build = cargo(&["run", "--quiet", "--locked", "--package", "wharf", "--"]);
+        sh::run(build.args(["image", "build", name, "--cache", "target/images", "--no-import"]))?;
+    }
+    Ok(())
 }
 
 fn test() -> Result<()> {

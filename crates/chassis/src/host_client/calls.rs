@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wharf_domain::TurnId;
 use wharf_domain::limits::EXEC_TIMEOUT_MAX_SECONDS;
+use wharf_wire::host::desktop::{
+    BATCH_MS, DESKTOP_PROTOCOL, DesktopInfo, InputDone, InputRequest, SETTLE_MAX_MS, Screenshot, ViewMode,
+};
 use wharf_wire::host::exec::{
     ExecEvent, ExecRequest, ExecResult, Output, ProcessInfo, Processes, SignalRequest, StdinRequest,
     Stream as Which,
@@ -70,6 +73,39 @@ impl HostClient {
     /// Bytes to and from a port on the session's loopback.
     pub async fn tunnel(&self, port: u16) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
         self.upgrade(Target::new(format!("/ports/{port}")), TUNNEL_PROTOCOL).await
+    }
+
+    /// The screen there is. Starts nothing.
+    pub async fn desktop(&self) -> Result<DesktopInfo> {
+        self.get("/desktop").await
+    }
+
+    /// Bytes of RFB, as one viewer of the desktop. Starts it when it has to.
+    pub async fn view_desktop(
+        &self,
+        mode: ViewMode,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        self.upgrade(Target::new("/desktop").with("mode", mode.as_str()), DESKTOP_PROTOCOL).await
+    }
+
+    /// The screen as PNG. Starts the desktop when it has to.
+    pub async fn screenshot(&self, wanted: &Screenshot) -> Result<Bytes> {
+        let target = Target::new("/screenshot")
+            .maybe("region", wanted.region)
+            .maybe("size", wanted.size)
+            .maybe("scale", wanted.scale)
+            .maybe("settle", wanted.settle_ms)
+            .maybe("settle_limit", wanted.settle_limit_ms)
+            .maybe("cursor", wanted.no_cursor.then_some("false"));
+        // It comes up, settles, and is packed.
+        let limit = 2 * ANSWER + Duration::from_millis(SETTLE_MAX_MS.into());
+        self.call_within(Some(limit), request(Method::GET, target, nothing())?).await
+    }
+
+    /// Acts with pointer and keyboard. Dropping the future ends the batch early.
+    pub async fn input(&self, wanted: &InputRequest) -> Result<InputDone> {
+        let limit = 4 * ANSWER + Duration::from_millis(BATCH_MS.into());
+        read(&self.call_within(Some(limit), request(Method::POST, "/input", json_of(wanted)?)?).await?)
     }
 
     /// Writes the session's files to the disk.

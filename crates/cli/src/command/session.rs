@@ -7,6 +7,7 @@ mod fork;
 mod life;
 mod look;
 mod raw;
+mod screenshot;
 mod shell;
 mod snapshot;
 mod talk;
@@ -38,6 +39,8 @@ pub enum Command {
     Exec(exec::Exec),
     /// Open a terminal
     Shell(shell::Shell),
+    /// Take a picture of the screen
+    Screenshot(screenshot::Screenshot),
     /// Copy files into or out of a session
     Cp(copy::Cp),
     /// Show files of a session
@@ -75,6 +78,7 @@ impl Command {
             Self::Events(c) => c.run(ctx).await,
             Self::Exec(c) => c.run(ctx).await,
             Self::Shell(c) => c.run(ctx).await,
+            Self::Screenshot(c) => c.run(ctx).await,
             Self::Cp(c) => c.run(ctx).await,
             Self::Ls(c) => c.run(ctx).await,
             Self::Ps(c) => c.run(ctx).await,

@@ -10,10 +10,21 @@ use super::files::FilesApi;
 use super::{Crud, Never};
 use crate::call::Call;
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Error, Result, shown};
 use crate::page::List;
 use crate::stream::EventStream;
 use crate::terminal::{self, Terminal};
+
+/// What a screenshot is to show.
+#[derive(Clone, Debug, Default)]
+pub struct ScreenshotOptions {
+    /// `x,y,width,height`; the whole screen when not said.
+    pub region: Option<String>,
+    pub scale: Option<f32>,
+    /// Milliseconds of quiet to wait for.
+    pub settle: Option<u32>,
+    pub no_cursor: bool,
+}
 
 /// `/spaces/{space}/sessions/{session}/…`
 #[derive(Clone)]
@@ -177,6 +188,20 @@ impl SessionApi {
             call = call.query("command", command);
         }
         Terminal::open(call).await
+    }
+
+    /// A picture of the session's screen, as PNG.
+    pub async fn screenshot(&self, options: &ScreenshotOptions) -> Result<bytes::Bytes> {
+        let call = self
+            .call(Method::GET, ["screenshot"])
+            .query_opt("region", options.region.as_deref())
+            .query_opt("scale", options.scale)
+            .query_opt("settle", options.settle)
+            .query_opt("cursor", options.no_cursor.then_some(false))
+            .limit(Some(Duration::from_secs(180)));
+        let url = call.url().clone();
+        let answer = call.send().await?;
+        answer.bytes().await.map_err(|e| Error::Broken { url: shown(&url), reason: e.to_string() })
     }
 
     /// The session's files; works on a closed session too.

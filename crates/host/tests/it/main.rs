@@ -3,6 +3,7 @@
 
 mod agents;
 mod client;
+mod desktop;
 mod exec;
 mod files;
 mod harness;

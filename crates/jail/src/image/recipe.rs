@@ -1,5 +1,6 @@
 //! A recipe: which packages and which script make an image. A directory with `recipe.toml` and the script it names.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 struct Text {
     name: Name,
+    #[serde(default)]
+    extends: Option<Name>,
     #[serde(default)]
     suite: Option<String>,
     packages: Vec<String>,
@@ -39,18 +42,24 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads the recipe in directory `dir`.
-    pub fn load(dir: &Path) -> Result<Self, Step> {
+    /// Reads the recipe in directory `dir`; `known` gives the recipes it may extend.
+    pub fn load(dir: &Path, known: &mut dyn FnMut(&Name) -> Option<Self>) -> Result<Self, Step> {
         let path = dir.join("recipe.toml");
         let text = fs::read_to_string(&path).at_with(|| format!("read {}", path.display()))?;
-        Self::parse(&text, &mut |name| {
+        let mut script = |name: &str| {
             let path = dir.join(name);
             fs::read_to_string(&path).at_with(|| format!("read {}", path.display()))
-        })
+        };
+        Self::parse(&text, &mut script, known)
     }
 
-    /// Reads a recipe's text; `script` gives the text of the script it names.
-    pub fn parse(text: &str, script: &mut dyn FnMut(&str) -> Result<String, Step>) -> Result<Self, Step> {
+    /// Reads a recipe's text; `script` gives the text of the script it names. One that extends another has its packages
+    /// too, and its script runs first.
+    pub fn parse(
+        text: &str,
+        script: &mut dyn FnMut(&str) -> Result<String, Step>,
+        known: &mut dyn FnMut(&Name) -> Option<Self>,
+    ) -> Result<Self, Step> {
         let parsed: Text = toml::from_str(text).map_err(|error| Step::refused("read the recipe", error))?;
         let script = match &parsed.script {
             None => String::new(),
@@ -62,7 +71,20 @@ impl Recipe {
             }
             Some(name) => script(name)?,
         };
-        Self::new(parsed.name, parsed.suite, parsed.packages, script)
+        let Some(base) = parsed.extends else {
+            return Self::new(parsed.name, parsed.suite, parsed.packages, script);
+        };
+        let Some(base) = known(&base) else {
+            return Err(Step::refused(
+                "read the recipe",
+                format!("extends names {base}, which is no recipe that comes with this program"),
+            ));
+        };
+        let mut packages = base.packages;
+        packages.extend(parsed.packages);
+        let mut seen = BTreeSet::new();
+        packages.retain(|name| seen.insert(name.clone()));
+        Self::new(parsed.name, parsed.suite.or(Some(base.suite)), packages, base.script + &script)
     }
 
     pub fn new(

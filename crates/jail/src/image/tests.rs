@@ -24,10 +24,28 @@ fn recipe(packages: &[&str], script: &str) -> Result<Recipe, step::Step> {
 #[test]
 fn the_shipped_recipe_is_one() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/base");
-    let recipe = Recipe::load(&shipped).unwrap();
+    let recipe = Recipe::load(&shipped, &mut |_| None).unwrap();
     assert_eq!(recipe.name.as_str(), "base");
     assert!(recipe.packages.iter().any(|name| name == "git"));
     assert!(recipe.script.contains("useradd --uid 1000"));
+}
+
+#[test]
+fn a_recipe_that_extends_another_is_that_one_and_more() {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images");
+    let base = Recipe::load(&images.join("base"), &mut |_| None).unwrap();
+    let load = |known: &mut dyn FnMut(&wharf_domain::Name) -> Option<Recipe>| {
+        Recipe::load(&images.join("desktop"), known)
+    };
+    let desktop = load(&mut |name| (name.as_str() == "base").then(|| base.clone())).unwrap();
+    assert!(base.packages.iter().all(|name| desktop.packages.contains(name)));
+    assert!(desktop.packages.iter().any(|name| name == "chromium"));
+    assert!(desktop.script.starts_with(&base.script) && desktop.script.contains("/etc/chromium.d/"));
+    assert!(!desktop.script.contains("--no-sandbox \""), "its own sandbox is on");
+    assert_ne!(desktop.digest, base.digest);
+    let refused = load(&mut |_| None).unwrap_err();
+    assert_eq!(refused.kind, step::Kind::Refused);
+    assert!(refused.to_string().contains("extends names base"), "{refused}");
 }
 
 #[test]
@@ -54,7 +72,7 @@ fn a_recipe_cannot_smuggle_options_or_paths() {
         "name = \"base\"\npackages = []\nscrpit = \"x\"",
     ] {
         fs::write(dir.join("recipe.toml"), text).unwrap();
-        assert_eq!(Recipe::load(&dir).unwrap_err().kind, step::Kind::Refused, "{text}");
+        assert_eq!(Recipe::load(&dir, &mut |_| None).unwrap_err().kind, step::Kind::Refused, "{text}");
     }
     fs::remove_dir_all(dir).unwrap();
 }

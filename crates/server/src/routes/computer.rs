@@ -190,6 +190,11 @@ impl Computer {
         &self.host
     }
 
+    /// The image it was made from.
+    pub(crate) fn image(&self) -> String {
+        self.row.image.name.to_string()
+    }
+
     /// Keeps the session in use for as long as it is held.
     pub(crate) fn in_use(&self) -> Arc<Use> {
         self.use_.clone()

@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod computer;
+mod desktop;
 mod exec;
 mod fault;
 mod files;
@@ -99,6 +100,8 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(processes::signal_process))
         .routes(routes!(processes::write_stdin))
         .routes(routes!(terminal::terminal))
+        .routes(routes!(desktop::desktop))
+        .routes(routes!(desktop::screenshot))
         .routes(routes!(files::get_file, files::put_file, files::post_file, files::delete_file))
         .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
         .routes(routes!(snapshots::get_snapshot, snapshots::patch_snapshot, snapshots::delete_snapshot))
