@@ -4,6 +4,7 @@
 
 mod auth;
 mod desk;
+mod desktop;
 mod exec;
 mod files;
 mod idempotency;

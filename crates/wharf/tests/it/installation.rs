@@ -142,10 +142,15 @@ impl Installation {
         open_up(&archive);
         self.login().await;
         self.post("/v1/spaces", json!({ "name": SPACE })).await;
+        self.import(&archive, "tiny").await;
+    }
+
+    /// Imports an image over the API.
+    pub async fn import(&self, archive: &Path, name: &str) {
         let out = Command::new(env!("CARGO_BIN_EXE_wharf"))
             .args(["image", "import"])
-            .arg(&archive)
-            .arg("tiny")
+            .arg(archive)
+            .arg(name)
             .env("WHARF_DATA_DIR", self.data())
             .env("WHARF_URL", format!("http://{}", self.address))
             .env("WHARF_TOKEN", self.token.read().await.as_str())
@@ -214,6 +219,26 @@ impl Installation {
         let (status, answer) = self.call(Method::POST, path, Some(&body), None).await.unwrap();
         assert!(status.is_success(), "POST {path}: {status}: {answer}");
         answer
+    }
+
+    /// The token of the administrator's login.
+    pub async fn bearer(&self) -> String {
+        self.token.read().await.clone()
+    }
+
+    /// What is no JSON.
+    pub async fn bytes(&self, path: &str) -> Vec<u8> {
+        let answer = self
+            .http
+            .get(format!("http://{}{path}", self.address))
+            .bearer_auth(self.bearer().await)
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status();
+        let bytes = answer.bytes().await.unwrap();
+        assert!(status.is_success(), "GET {path}: {status}: {}", String::from_utf8_lossy(&bytes));
+        bytes.to_vec()
     }
 
     pub async fn get(&self, path: &str) -> Value {

@@ -4,6 +4,7 @@
 mod canary;
 mod cli;
 mod crash;
+mod desktop;
 mod installation;
 mod models;
 mod privileges;

@@ -1,0 +1,295 @@
+//! A real desktop in a real jail: Chromium with its own sandbox, a form filled by pictures and clicks alone, viewers over
+//! WebSocket.
+//!
+//! Runs where `wharf image build desktop` has left its archive; its absence is said, and a failure only where
+//! WHARF_TEST_REQUIRE names `desktop`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::installation::{Installation, SPACE, possible, processes};
+
+const SESSION: &str = "/v1/spaces/lab/sessions/screen";
+
+fn archive() -> Option<PathBuf> {
+    let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
+    let archives = std::fs::read_dir(images).into_iter().flatten().flatten().map(|e| e.path()).filter(|path| {
+        path.file_name().is_some_and(|n| {
+            let name = n.to_string_lossy();
+            name.starts_with("desktop-") && name.ends_with(".tar.zst")
+        })
+    });
+    let newest = archives.max_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
+    if newest.is_none() {
+        let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|r| r.trim() == "desktop"), "the image desktop is required here");
+        println!("skipped: no desktop image in target/images");
+    }
+    newest
+}
+
+/// A form whose parts have colours of their own, and a server that keeps what is sent.
+const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Order</title>
+<style>body{margin:0;background:#fff}input,textarea,button{position:absolute;left:100px;width:300px;border:0;outline:0;
+font:20px sans-serif;border-radius:0;resize:none;padding:0}
+#name{top:60px;height:40px;background:#20ff20}#text{top:140px;height:80px;background:#ff20ff}
+#box{left:100px;top:260px;width:40px;height:40px;position:absolute;background:#20ffff}
+#go{top:340px;height:50px;background:#2020ff;color:#2020ff}</style>
+<input id="name"><textarea id="text"></textarea><div id="box" onclick="this.style.background='#ff8020';agreed=true"></div>
+<button id="go">Send</button>
+<script>let agreed=false;document.getElementById('go').onclick=async()=>{
+await fetch('/',{method:'POST',body:JSON.stringify({name:document.getElementById('name').value,
+text:document.getElementById('text').value,agreed})});document.body.style.background='#106030'}</script>"#;
+
+const SERVER: &str = r#"
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = open('/home/agent/page.html', 'rb').read()
+        self.send_response(200); self.send_header('content-type', 'text/html'); self.end_headers(); self.wfile.write(body)
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length']))
+        open('/home/agent/sent.json', 'wb').write(body)
+        self.send_response(204); self.end_headers()
+http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
+"#;
+
+struct Picture {
+    width: usize,
+    rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// The middle of what has this colour: all of it, as a person would aim.
+    fn find(&self, colour: [u8; 3]) -> Option<(usize, usize)> {
+        let hits: Vec<usize> =
+            self.rgb.chunks_exact(3).enumerate().filter(|(_, p)| *p == colour).map(|(n, _)| n).collect();
+        if hits.len() < 400 {
+            return None;
+        }
+        let (xs, ys): (Vec<_>, Vec<_>) = hits.iter().map(|n| (n % self.width, n / self.width)).unzip();
+        let middle = |v: &[usize]| (v.iter().min().unwrap() + v.iter().max().unwrap()) / 2;
+        Some((middle(&xs), middle(&ys)))
+    }
+}
+
+struct Desk {
+    wharf: Installation,
+}
+
+impl Desk {
+    async fn exec(&self, script: &str, background: bool) -> Value {
+        let body = json!({"command": script, "background": background});
+        self.wharf.post(&format!("{SESSION}/exec"), body).await
+    }
+
+    async fn sh(&self, script: &str) -> String {
+        let done = self.exec(script, false).await;
+        assert_eq!(done["exit_code"], 0, "{script}: {done}");
+        done["stdout"].as_str().unwrap().to_owned()
+    }
+
+    async fn look(&self, query: &str) -> Picture {
+        let png = self.wharf.bytes(&format!("{SESSION}/screenshot?{query}")).await;
+        if let Ok(keep) = std::env::var("WHARF_KEEP_SCREENSHOTS") {
+            let name = format!("{:?}.png", std::time::SystemTime::now().elapsed().unwrap_or_default());
+            let _ = std::fs::write(PathBuf::from(keep).join(name), &png);
+        }
+        let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+        let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut rgb).unwrap();
+        Picture { width: info.width as usize, rgb }
+    }
+
+    /// Looks until there is something of this colour.
+    async fn see(&self, colour: [u8; 3]) -> (usize, usize) {
+        let since = Instant::now();
+        loop {
+            if let Some(at) = self.look("settle=150&cursor=false").await.find(colour) {
+                return at;
+            }
+            assert!(since.elapsed() < Duration::from_secs(40), "nothing of colour {colour:x?} on the screen");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// As a program of the session acts: over the socket in it.
+    async fn act(&self, actions: Value) {
+        let body = json!({"actions": actions}).to_string();
+        let script = format!(
+            "curl -sS --fail-with-body --unix-socket /run/wharf/desktop.sock -d @- http://desktop/input <<'END'\n{body}\nEND"
+        );
+        self.sh(&script).await;
+    }
+
+    async fn click(&self, (x, y): (usize, usize)) {
+        self.act(json!([{"type": "click", "at": {"x": x, "y": y}}])).await;
+    }
+
+    async fn view(&self, mode: &str) -> Viewer {
+        let address = &self.wharf.address;
+        let mut request =
+            format!("ws://{address}{SESSION}/desktop?mode={mode}").into_client_request().unwrap();
+        let bearer = format!("Bearer {}", self.wharf.bearer().await);
+        request.headers_mut().insert("authorization", bearer.parse().unwrap());
+        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        Viewer { socket, bytes: Vec::new() }
+    }
+}
+
+struct Viewer {
+    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    bytes: Vec<u8>,
+}
+
+impl Viewer {
+    async fn read(&mut self, many: usize) -> Vec<u8> {
+        while self.bytes.len() < many {
+            match tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await.unwrap() {
+                Some(Ok(Message::Binary(more))) => self.bytes.extend_from_slice(&more),
+                Some(Ok(Message::Ping(_))) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        self.bytes.drain(..many).collect()
+    }
+
+    async fn write(&mut self, bytes: impl Into<Vec<u8>>) {
+        self.socket.send(Message::Binary(bytes.into().into())).await.unwrap();
+    }
+
+    /// RFC 6143, 7.1 and 7.3; then one update of a corner, so that the server serves this viewer (7.5.3, 7.6.1).
+    async fn shake_hands(&mut self) -> (u16, u16) {
+        let version = self.read(12).await;
+        assert_eq!(version, b"RFB 003.008\n");
+        self.write(version).await;
+        let many = self.read(1).await[0];
+        assert!(self.read(many.into()).await.contains(&1));
+        self.write([1]).await;
+        assert_eq!(self.read(4).await, [0; 4]);
+        self.write([1]).await;
+        let init = self.read(24).await;
+        let name = u32::from_be_bytes(init[20..24].try_into().unwrap());
+        self.read(name as usize).await;
+        self.write([2, 0, 0, 1, 0, 0, 0, 0]).await;
+        self.write([3, 0, 0, 0, 0, 0, 0, 16, 0, 16]).await;
+        assert_eq!(self.read(1).await, [0], "an update");
+        (u16::from_be_bytes([init[0], init[1]]), u16::from_be_bytes([init[2], init[3]]))
+    }
+
+    /// Down and up at a place (7.5.5).
+    async fn click(&mut self, (x, y): (usize, usize)) {
+        for buttons in [0, 1, 0] {
+            let (x, y) = ((x as u16).to_be_bytes(), (y as u16).to_be_bytes());
+            self.write([5, buttons, x[0], x[1], y[0], y[1]]).await;
+        }
+    }
+
+    /// One letter (7.5.4).
+    async fn key(&mut self, letter: u8) {
+        for down in [1, 0] {
+            self.write([4, down, 0, 0, 0, 0, 0, letter]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
+    if !possible() {
+        return;
+    }
+    let Some(archive) = archive() else { return };
+    let desk = Desk { wharf: Installation::start().await };
+    desk.wharf.import(&archive, "desktop").await;
+    let session = json!({
+        "name": "screen", "image": "desktop", "env": {"WHARF_DESKTOP": "1024x768"},
+        "resources": {"cpu_millis": 2000, "memory_mib": 1024, "disk_mib": 256, "pids": 512},
+    });
+    desk.wharf.post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), session).await;
+    desk.sh(&format!("cat > page.html <<'END'\n{PAGE}\nEND\ncat > serve.py <<'END'\n{SERVER}\nEND")).await;
+    desk.exec("exec python3 serve.py", true).await;
+    desk.exec("exec chromium http://127.0.0.1:8000/ >chromium.log 2>&1", true).await;
+
+    // What is written is read back, whatever the alphabet.
+    let name = desk.see([0x20, 0xff, 0x20]).await;
+    sandboxed();
+    desk.click(name).await;
+    desk.act(json!([{"type": "type", "text": "Zażółć Ωmega 日本語 🎉"}])).await;
+    let text = desk.see([0xff, 0x20, 0xff]).await;
+    desk.click(text).await;
+    desk.act(json!([{"type": "type", "text": "one\ntwo #~{}\\"}])).await;
+    let agree = desk.see([0x20, 0xff, 0xff]).await;
+    desk.click(agree).await;
+    desk.see([0xff, 0x80, 0x20]).await;
+
+    viewers(&desk, text).await;
+
+    let go = desk.see([0x20, 0x20, 0xff]).await;
+    desk.click(go).await;
+    desk.see([0x10, 0x60, 0x30]).await;
+    let sent: Value = serde_json::from_str(&desk.sh("cat sent.json").await).unwrap();
+    let wanted = json!({"name": "Zażółć Ωmega 日本語 🎉", "text": "one\ntwo #~{}\\v", "agreed": true});
+    assert_eq!(sent, wanted);
+    assert!(!desk.sh("cat chromium.log").await.contains("No usable sandbox"));
+
+    desk.wharf.call(Method::DELETE, SESSION, None, None).await.unwrap();
+    desk.wharf.finish();
+}
+
+/// Two look at once; what the onlooker does reaches nobody.
+async fn viewers(desk: &Desk, text: (usize, usize)) {
+    let (mut hand, mut eye) = (desk.view("control").await, desk.view("view").await);
+    assert_eq!(hand.shake_hands().await, (1024, 768));
+    assert_eq!(eye.shake_hands().await, (1024, 768));
+    eye.click(text).await;
+    eye.key(b'e').await;
+    // Typed behind what stands there: the pointer goes to the end of the text first.
+    hand.click(text).await;
+    desk.act(json!([{"type": "key", "keys": "ctrl+End"}])).await;
+    hand.key(b'v').await;
+    let pointer = "curl -sS --unix-socket /run/wharf/desktop.sock http://desktop/desktop";
+    let since = Instant::now();
+    loop {
+        let shown: Value = serde_json::from_str(&desk.sh(pointer).await).unwrap();
+        assert_eq!(shown["viewers"], 2, "{shown}");
+        if shown["pointer"] == json!({"x": text.0, "y": text.1}) {
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "the viewer's pointer does nothing: {shown}");
+    }
+    eye.click((5, 5)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let shown: Value = serde_json::from_str(&desk.sh(pointer).await).unwrap();
+    assert_eq!(shown["pointer"], json!({"x": text.0, "y": text.1}), "the onlooker moved the pointer");
+}
+
+/// Chromium's own sandbox is on: what renders pages is in namespaces of its own, under a filter of its own, and nobody asked
+/// for less.
+fn sandboxed() {
+    let all = processes();
+    let of = |kind: &str| {
+        let found = all.iter().find(|(_, p)| p.command.contains("chromium") && p.command.contains(kind));
+        let (pid, process) = found.unwrap_or_else(|| panic!("no process of Chromium with {kind}"));
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let spaces = ["user", "pid", "net"].map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap());
+        (process.command.clone(), status, spaces)
+    };
+    let (browser, _, outer) = of("http://127.0.0.1:8000/");
+    let (renderer, status, inner) = of("--type=renderer");
+    assert!(!browser.contains("--no-sandbox") && !renderer.contains("--no-sandbox"), "{browser}\n{renderer}");
+    for (outer, inner) in outer.iter().zip(&inner) {
+        assert_ne!(outer, inner, "a renderer shares a namespace with the browser");
+    }
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim();
+    assert_eq!(field("Seccomp:"), "2");
+    let filters: u32 = field("Seccomp_filters:").parse().unwrap_or(0);
+    assert!(filters >= 2, "the jail's filter and Chromium's own: {filters}");
+    assert_eq!(field("CapEff:"), "0000000000000000");
+}
