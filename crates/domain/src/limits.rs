@@ -28,6 +28,10 @@ pub const EXEC_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 pub const IDLE_TIMEOUT_SECONDS: u32 = 900;
 /// Seconds a turn may take, when the caller does not say.
 pub const TURN_TIMEOUT_SECONDS: u32 = 3600;
+/// Seconds a client may take to send the head of a request.
+pub const HEAD_SECONDS: u64 = 30;
+/// Connections a listener serves at a time; more wait in the kernel's queue.
+pub const LISTENER_CONNECTIONS: usize = 4096;
 /// Seconds `wait=` holds an answer at the most.
 pub const WAIT_SECONDS: u32 = 300;
 /// Seconds between comment lines of an idle event stream.

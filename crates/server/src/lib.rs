@@ -7,6 +7,7 @@
 // The document's macro names types in full.
 #![allow(unused_qualifications)]
 
+mod accept;
 mod app;
 mod context;
 mod extract;

@@ -1,7 +1,5 @@
 //! The server role: listeners that are bound already, served until the drain is over.
 
-use std::net::SocketAddr;
-
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -9,8 +7,8 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
 use wharf_chassis::Stop;
-use wharf_domain::Error;
 
+use crate::accept::{self, Bounds};
 use crate::app::App;
 use crate::metrics::Metrics;
 
@@ -24,36 +22,22 @@ pub struct Serve {
 
 /// Serves until `stop` drains: listening ends, requests in hand are finished, streams end so that their readers resume
 /// elsewhere. `stop.ending()` cuts off what is left.
-///
-/// # Errors
-/// When a listener breaks.
-pub async fn run(serve: Serve, stop: Stop) -> Result<(), Error> {
-    let api = crate::routes::router(serve.app.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let drain = {
+pub async fn run(serve: Serve, stop: Stop) {
+    let api = crate::routes::router(serve.app.clone());
+    let drained = || {
         let stop = stop.clone();
         async move { stop.draining().await }
     };
-    let listener = axum::serve::ListenerExt::tap_io(serve.listener, |io| {
-        // Answers are small and wanted now.
-        let _ = io.set_nodelay(true);
-    });
-    let api = axum::serve(listener, api).with_graceful_shutdown(drain);
-    let metrics = serve.metrics.map(|listener| {
-        let stop = stop.clone();
-        axum::serve(listener, metrics_router(serve.app.metrics.clone()))
-            .with_graceful_shutdown(async move { stop.draining().await })
-    });
-    let both = async {
-        tokio::try_join!(async { api.await }, async {
-            match metrics {
-                Some(metrics) => metrics.await,
-                None => Ok(()),
-            }
-        })
+    let bounds = Bounds::default();
+    let api = accept::serve(serve.listener, api, bounds, drained());
+    let metrics = async {
+        if let Some(listener) = serve.metrics {
+            accept::serve(listener, metrics_router(serve.app.metrics.clone()), bounds, drained()).await;
+        }
     };
     tokio::select! {
-        done = both => done.map(|_| ()).map_err(Error::internal),
-        () = stop.ending() => Ok(()),
+        _ = async { tokio::join!(api, metrics) } => {}
+        () = stop.ending() => {}
     }
 }
 

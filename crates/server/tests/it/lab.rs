@@ -130,7 +130,7 @@ impl Lab {
         let address = listener.local_addr().unwrap();
         let serve = wharf_server::Serve { app: self.app.clone(), listener, metrics: None };
         let stop = self.app.stop.clone();
-        self.tasks.push(tokio::spawn(async move { wharf_server::run(serve, stop).await.unwrap() }));
+        self.tasks.push(tokio::spawn(async move { wharf_server::run(serve, stop).await }));
         address
     }
 

@@ -26,5 +26,8 @@ pub fn run(
         metrics: wharf_server::metrics::Metrics::default(),
         hosts: wharf_server::Hosts::default(),
     };
-    wharf_server::run(Serve { app, listener, metrics }, stop)
+    async move {
+        wharf_server::run(Serve { app, listener, metrics }, stop).await;
+        Ok(())
+    }
 }
