@@ -123,7 +123,7 @@ impl Providers<'_> {
         .await
         .or_domain()?;
         let provider = read(&row)?;
-        self.note("created", Verb::Create, &provider)?;
+        self.note("created", Verb::Create, &provider);
         Ok(provider)
     }
 
@@ -180,7 +180,7 @@ impl Providers<'_> {
         .await
         .or_domain()?;
         let provider = read(&row)?;
-        self.note("updated", Verb::Update, &provider)?;
+        self.note("updated", Verb::Update, &provider);
         Ok(provider)
     }
 
@@ -192,7 +192,8 @@ impl Providers<'_> {
             .execute(self.0.tx()?)
             .await
             .or_domain()?;
-        self.note("deleted", Verb::Delete, permit.row())
+        self.note("deleted", Verb::Delete, permit.row());
+        Ok(())
     }
 
     /// Besides what the spec knows of itself: the secret is there.
@@ -215,14 +216,13 @@ impl Providers<'_> {
     }
 
     /// The audit entry says where keys go.
-    fn note(&mut self, kind: &str, verb: Verb, provider: &Provider) -> Result<(), Error> {
+    fn note(&mut self, kind: &str, verb: Verb, provider: &Provider) {
         let (id, name) = (provider.id.uuid(), Some(provider.name.as_str()));
         let spec = &provider.spec;
         let detail = json!({"protocol": spec.protocol, "base_url": spec.upstream(), "secret": spec.secret});
         self.0.audit(verb, Resource::Providers, Some(id), name, detail.clone());
         let version = provider.resource_version;
         self.0.emit(Event::new(kind, Resource::Providers, id, name, version, detail));
-        Ok(())
     }
 }
 

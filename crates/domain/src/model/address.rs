@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::egress::Target;
 use crate::error::{Code, Error};
 
 /// `http` or `https`, a host, perhaps a port and a path: no user, no query, no trailing slash.
@@ -47,47 +48,12 @@ impl FromStr for BaseUrl {
         let fits = rest.is_some_and(|rest| {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             s.len() <= 2048
-                && authority_fits(authority)
+                && Target::parse(authority, Some(443)).is_ok()
                 && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&b))
                 && !path.split('/').any(|part| part == ".." || part == ".")
         });
         if fits { Ok(Self(trimmed.to_owned())) } else { Err(refuse(s)) }
     }
-}
-
-fn authority_fits(authority: &str) -> bool {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(six) => match six.split_once(']') {
-            Some((host, rest)) => {
-                let inside =
-                    !host.is_empty() && host.bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.');
-                match (inside, rest.strip_prefix(':')) {
-                    (false, _) => return false,
-                    (true, Some(port)) => (host, Some(port)),
-                    (true, None) if rest.is_empty() => (host, None),
-                    (true, None) => return false,
-                }
-            }
-            None => return false,
-        },
-        None => {
-            let (host, port) = match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            };
-            let named = host.len() <= 253
-                && !host.is_empty()
-                && host.split('.').all(|label| {
-                    (1..=63).contains(&label.len())
-                        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                });
-            if !named {
-                return false;
-            }
-            (host, port)
-        }
-    };
-    !host.is_empty() && port.is_none_or(|p| p.len() <= 5 && p.parse::<u16>().is_ok_and(|n| n > 0))
 }
 
 fn refuse(s: &str) -> Error {

@@ -100,7 +100,7 @@ proptest! {
 }
 
 /// A gateway that tunnels to one port, and refuses names that begin with `no`.
-async fn gateway(socket: &Path, to: SocketAddr) -> tokio::task::JoinHandle<()> {
+fn gateway(socket: &Path, to: SocketAddr) -> tokio::task::JoinHandle<()> {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         loop {
@@ -172,7 +172,7 @@ async fn all_of(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
 #[tokio::test]
 async fn a_led_connection_reaches_the_name_it_was_meant_for() {
     let (_dir, egress) = lab();
-    let _gateway = gateway(&egress.gateway, backwards().await).await;
+    let _gateway = gateway(&egress.gateway, backwards().await);
     let address = egress.names().address("files.example.org");
     let mut caller = led(&egress, (address, 443).into()).await;
     let sent: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
@@ -198,7 +198,7 @@ async fn a_led_connection_reaches_the_name_it_was_meant_for() {
 #[tokio::test]
 async fn a_refusal_is_a_reset_or_the_gateways_own_words() {
     let (_dir, egress) = lab();
-    let _gateway = gateway(&egress.gateway, backwards().await).await;
+    let _gateway = gateway(&egress.gateway, backwards().await);
     let address = egress.names().address("no.example");
     let caller = led(&egress, (address, 443).into()).await;
     assert_eq!(all_of(caller).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
@@ -224,7 +224,7 @@ async fn a_gateway_that_is_away_is_waited_for() {
     caller.write_all(b"CONNECT late.example:1 HTTP/1.1\r\n\r\nabc").await.unwrap();
     caller.shutdown().await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let _gateway = gateway(&egress.gateway, backwards().await).await;
+    let _gateway = gateway(&egress.gateway, backwards().await);
     let got = String::from_utf8(all_of(caller).await.unwrap()).unwrap();
     assert!(got.starts_with("HTTP/1.1 200 OK\r\n\r\nCONNECT late.example:1"), "{got}");
     assert!(got.ends_with("cba"), "{got}");

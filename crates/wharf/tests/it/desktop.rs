@@ -20,12 +20,13 @@ const SESSION: &str = "/v1/spaces/lab/sessions/screen";
 
 fn archive() -> Option<PathBuf> {
     let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
-    let archives = std::fs::read_dir(images).into_iter().flatten().flatten().map(|e| e.path()).filter(|path| {
-        path.file_name().is_some_and(|n| {
-            let name = n.to_string_lossy();
-            name.starts_with("desktop-") && name.ends_with(".tar.zst")
-        })
-    });
+    let archives =
+        std::fs::read_dir(images).into_iter().flatten().flatten().map(|e| e.path()).filter(|path| {
+            path.file_name().is_some_and(|n| {
+                let name = n.to_string_lossy();
+                name.starts_with("desktop-") && name.ends_with(".tar.zst")
+            })
+        });
     let newest = archives.max_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
     if newest.is_none() {
         let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
@@ -278,7 +279,8 @@ fn sandboxed() {
         let found = all.iter().find(|(_, p)| p.command.contains("chromium") && p.command.contains(kind));
         let (pid, process) = found.unwrap_or_else(|| panic!("no process of Chromium with {kind}"));
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let spaces = ["user", "pid", "net"].map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap());
+        let spaces =
+            ["user", "pid", "net"].map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap());
         (process.command.clone(), status, spaces)
     };
     let (browser, _, outer) = of("http://127.0.0.1:8000/");

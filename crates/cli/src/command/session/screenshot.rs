@@ -63,7 +63,7 @@ impl Screenshot {
             return out.write_all(&png).and_then(|()| out.flush()).context("cannot write to stdout");
         }
         std::fs::write(&file, &png).with_context(|| format!("cannot write {}", file.display()))?;
-        note(&format!("{}: {} bytes", file.display(), png.len()));
+        note(format!("{}: {} bytes", file.display(), png.len()));
         Ok(())
     }
 }
