@@ -1,5 +1,6 @@
 //! What every role stands on: settings, telemetry, start and stop, health. No business rule lives here.
 
+pub mod authority;
 pub mod health;
 pub mod host_client;
 pub mod lifecycle;

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod binding;
 pub mod common;
 pub mod completion;
+pub mod connection;
 pub mod context;
 pub mod image;
 pub mod provider;
@@ -45,6 +46,9 @@ pub enum Command {
     /// Model providers that sessions reach through the gateway
     #[command(subcommand)]
     Provider(provider::Command),
+    /// Connections: requests to an upstream that get a credential outside of the session
+    #[command(subcommand)]
+    Connection(Box<connection::Command>),
     /// Images sessions start from
     #[command(subcommand)]
     Image(image::Command),
@@ -88,6 +92,7 @@ impl Command {
             Self::Session(c) => c.run(ctx).await,
             Self::Secret(c) => c.run(ctx).await,
             Self::Provider(c) => c.run(ctx).await,
+            Self::Connection(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,
             Self::ServiceAccount(c) => c.run(ctx).await,

@@ -81,6 +81,57 @@ impl Show for api::Secret {
     }
 }
 
+impl Show for api::Connection {
+    const HEAD: &'static [&'static str] = &["NAME", "HOST", "METHODS", "PATH", "INJECTS", "SECRET", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let i = &self.inject;
+        let placed = match (&i.header, &i.query, &i.basic) {
+            (Some(header), ..) => format!("header {header}"),
+            (_, Some(query), _) => format!("query {query}"),
+            (.., basic) => format!("basic {}", basic.as_deref().unwrap_or_default()),
+        };
+        let methods = self.matches.methods.join(",");
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.matches.host),
+            Cell::opt(Some(methods).filter(|m| !m.is_empty())),
+            Cell::opt(self.matches.path_prefix.as_ref()),
+            Cell::new(placed),
+            Cell::new(&i.secret),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::EgressLine {
+    const HEAD: &'static [&'static str] =
+        &["AT", "DECISION", "HOST", "METHOD", "STATUS", "SENT", "RECEIVED", "TOOK", "CONNECTION", "REASON"];
+    fn row(&self, _: Time) -> Vec<Cell> {
+        let style = match self.decision {
+            api::EgressDecision::Allowed => Style::Good,
+            api::EgressDecision::Denied | api::EgressDecision::Failed => Style::Bad,
+        };
+        vec![
+            Cell::new(self.started_at),
+            Cell::styled(word(&self.decision), style),
+            Cell::new(format!("{}:{}", self.host, self.port)),
+            Cell::opt(self.method.as_ref()),
+            Cell::opt(self.status),
+            Cell::new(bytes(self.bytes_sent)),
+            Cell::new(bytes(self.bytes_received)),
+            Cell::new(format!("{:.3} s", self.duration_ms as f64 / 1000.0)),
+            Cell::opt(self.connection.as_ref()),
+            Cell::opt(self.reason.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+}
+
 impl Show for api::Image {
     const HEAD: &'static [&'static str] = &["NAME", "SIZE", "RUNTIME", "DIGEST", "AGE"];
     fn row(&self, now: Time) -> Vec<Cell> {

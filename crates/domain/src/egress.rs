@@ -6,6 +6,9 @@
 pub mod address;
 mod host;
 mod pattern;
+pub mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -69,5 +69,7 @@ ids! {
     /// A session's root filesystem as the runtime knows it; outlives its jails.
     VolumeId,
     AuditId,
+    /// A line of the egress log.
+    EgressId,
     RequestId,
 }

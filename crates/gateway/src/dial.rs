@@ -20,6 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wharf_domain::Error;
@@ -39,12 +40,22 @@ pub trait Resolve: Send + Sync + 'static {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The machine's resolver.
-pub struct SystemResolver;
+/// The machine's resolver. Its look-ups take a thread each, so only so many are under way.
+pub struct SystemResolver(Semaphore);
+
+/// Look-ups under way. The runtime has 512 threads for all such work.
+const LOOKUPS: usize = 128;
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self(Semaphore::new(LOOKUPS))
+    }
+}
 
 #[async_trait::async_trait]
 impl Resolve for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let _turn = self.0.acquire().await.map_err(io::Error::other)?;
         Ok(tokio::net::lookup_host((name, 0)).await?.map(|a| a.ip()).collect())
     }
 }
@@ -76,6 +87,14 @@ impl Dialer {
                 limit.as_secs()
             )))
         })
+    }
+
+    /// Whether the target has an address that may be dialled.
+    pub async fn check(&self, target: &Target) -> Result<(), Refusal> {
+        let looked = tokio::time::timeout(self.timeout, self.addresses(target)).await;
+        looked
+            .unwrap_or_else(|_| Err(Refusal::timeout(format!("{} was not resolved in time", target.host))))
+            .map(drop)
     }
 
     /// The addresses of the target that may be dialled, in the order to try them.
@@ -306,3 +325,6 @@ impl AsyncWrite for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,18 +4,23 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::uri::Scheme;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use wharf_chassis::Stop;
+use wharf_domain::egress::Target;
 use wharf_domain::{Code, JailId};
 
 use crate::body::Body;
 use crate::forward::{self, Upstream};
 use crate::gateway::Gateway;
+use crate::line::{Kind, Line};
+use crate::meter::{Meter, Slot};
 use crate::problem::{Decision, Refusal};
 use crate::sessions::Session;
 use crate::target::{Asked, classify};
@@ -29,35 +34,124 @@ const HEADERS: usize = 200;
 #[derive(Clone)]
 pub(crate) struct Call {
     pub gateway: Gateway,
+    pub jail: JailId,
     pub session: Arc<Session>,
+    pub meter: Arc<Meter>,
+    /// The client's connection, counted for as long as anything of it goes on.
+    #[allow(dead_code, reason = "held, and never looked at")]
+    pub slot: Arc<Slot>,
     /// The jail is gone: everything on its socket ends.
     pub closed: CancellationToken,
     pub stop: Stop,
 }
 
-/// Accepts until the jail is gone or the role drains.
-pub(crate) async fn serve(
-    gateway: Gateway,
-    jail: JailId,
-    listener: UnixListener,
-    closed: CancellationToken,
-    stop: Stop,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = closed.cancelled() => return,
-            () = stop.draining() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let tasks = gateway.tasks.clone();
-                tasks.spawn(connection(gateway.clone(), jail, stream, closed.clone(), stop.clone()));
+impl Call {
+    /// The same call by what is known of its session now.
+    pub async fn anew(&self) -> Result<Self, Refusal> {
+        let session = self.gateway.sessions.of(self.jail).await?.ok_or_else(nobody)?;
+        Ok(Self { session, ..self.clone() })
+    }
+
+    pub fn line(&self, kind: Kind, target: &Target) -> Arc<Line> {
+        Line::begin(&self.gateway.log, &self.gateway.system, &self.session, kind, target)
+    }
+}
+
+/// The socket of one jail.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub gateway: Gateway,
+    pub jail: JailId,
+    pub meter: Arc<Meter>,
+    pub closed: CancellationToken,
+    pub stop: Stop,
+}
+
+impl Door {
+    /// Accepts until the jail is gone or the role drains.
+    pub async fn serve(self, listener: UnixListener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.closed.cancelled() => return,
+                () = self.stop.draining() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    self.gateway.tasks.spawn(self.clone().connection(stream));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: what is open ends some time.
+                    tracing::warn!(jail = %self.jail, %error, "a connection of a session could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
-            Err(error) => {
-                // Out of descriptors, most likely: what is open ends some time.
-                tracing::warn!(%jail, %error, "a connection of a session could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn connection(self, stream: UnixStream) {
+        // Upstream connections of one client connection are shared by nobody else.
+        let upstream = Arc::new(Upstream::new(&self.gateway));
+        let slot = self.meter.enter().map(Arc::new);
+        let service = service_fn(|request| {
+            let (door, upstream, slot) = (self.clone(), upstream.clone(), slot.clone());
+            async move {
+                Ok::<_, Infallible>(match slot {
+                    Ok(slot) => door.answer(&upstream, slot, request).await,
+                    Err(refusal) => {
+                        let mut response = refusal.response();
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        response
+                    }
+                })
+            }
+        });
+        let serving = http1()
+            .header_read_timeout(self.gateway.idle())
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut serving = std::pin::pin!(serving);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                done = serving.as_mut() => {
+                    if let Err(error) = done {
+                        tracing::debug!(jail = %self.jail, %error, "a connection of a session ended early");
+                    }
+                    return;
+                }
+                () = self.closed.cancelled() => return,
+                () = self.stop.draining(), if !told => {
+                    told = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    async fn answer(
+        self,
+        upstream: &Upstream,
+        slot: Arc<Slot>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let asked = match classify(request.method(), request.uri(), request.headers()) {
+            Ok(asked) => asked,
+            Err(refusal) => return refusal.response(),
+        };
+        let session = match self.gateway.sessions.of(self.jail).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return nobody().response(),
+            Err(error) => return Refusal::from(error).response(),
+        };
+        let Self { gateway, jail, meter, closed, stop } = self;
+        let call = Call { gateway, jail, session, meter, slot, closed, stop };
+        match asked {
+            Asked::Own => own::serve(&call.gateway, &call.session, request).await,
+            Asked::OwnTunnel => tunnel::own(call, request),
+            Asked::Tunnel(target) => tunnel::open(call, target, request).await,
+            Asked::Forward(target) => {
+                forward::exchange(&call, upstream, Scheme::HTTP, &target, request).await
             }
         }
     }
@@ -67,69 +161,6 @@ pub(crate) fn http1() -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).max_buf_size(HEAD).max_headers(HEADERS);
     builder
-}
-
-async fn connection(
-    gateway: Gateway,
-    jail: JailId,
-    stream: UnixStream,
-    closed: CancellationToken,
-    stop: Stop,
-) {
-    // Upstream connections of one client connection are shared by nobody else.
-    let upstream = Arc::new(Upstream::new(&gateway));
-    let service = service_fn(|request| {
-        let (gateway, upstream) = (gateway.clone(), upstream.clone());
-        let (closed, stop) = (closed.clone(), stop.clone());
-        async move { Ok::<_, Infallible>(answer(gateway, jail, &upstream, request, closed, stop).await) }
-    });
-    let serving = http1()
-        .header_read_timeout(gateway.idle())
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    let mut told = false;
-    loop {
-        tokio::select! {
-            done = serving.as_mut() => {
-                if let Err(error) = done {
-                    tracing::debug!(%jail, %error, "a connection of a session ended early");
-                }
-                return;
-            }
-            () = closed.cancelled() => return,
-            () = stop.draining(), if !told => {
-                told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-        }
-    }
-}
-
-async fn answer(
-    gateway: Gateway,
-    jail: JailId,
-    upstream: &Upstream,
-    request: Request<Incoming>,
-    closed: CancellationToken,
-    stop: Stop,
-) -> Response<Body> {
-    let asked = match classify(request.method(), request.uri(), request.headers()) {
-        Ok(asked) => asked,
-        Err(refusal) => return refusal.response(),
-    };
-    let session = match gateway.sessions.of(jail).await {
-        Ok(Some(session)) => session,
-        Ok(None) => return nobody().response(),
-        Err(error) => return Refusal::from(error).response(),
-    };
-    let call = Call { gateway, session, closed, stop };
-    match asked {
-        Asked::Own => own::serve(&call.gateway, &call.session, request).await,
-        Asked::OwnTunnel => tunnel::own(call, request),
-        Asked::Tunnel(target) => tunnel::open(call, target, request).await,
-        Asked::Forward(target) => forward::pass(&call, upstream, &target, request).await,
-    }
 }
 
 fn nobody() -> Refusal {

@@ -3,18 +3,21 @@
 //! Hop-by-hop headers end here (RFC 9110 §7.6.1), bodies stream both ways, an upgrade becomes a tunnel. Redirects are
 //! the client's to follow: its next request is judged like its first.
 
+use std::sync::Arc;
+
 use http::header::{CONNECTION, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wharf_domain::egress::Target;
 
-use crate::body::{Body, empty, stream};
+use crate::body::{Body, Metered, Way, empty, stream};
 use crate::dial::Connector;
 use crate::door::Call;
 use crate::gateway::Gateway;
+use crate::line::{Kind, Line};
 use crate::problem::Refusal;
 use crate::target::authority;
 use crate::tunnel;
@@ -72,30 +75,40 @@ fn refusal_in(error: hyper_util::client::legacy::Error) -> Refusal {
     Refusal::upstream("protocol", format!("the upstream did not answer: {text}"))
 }
 
-/// Answers a request in absolute form.
-pub(crate) async fn pass(
+/// Passes a request on and its answer back; what cannot go through is answered here.
+pub(crate) async fn exchange(
     call: &Call,
     upstream: &Upstream,
+    scheme: Scheme,
     target: &Target,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let judged = call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why));
-    let answered = match judged {
-        Ok(()) => send(call, upstream, Scheme::HTTP, target, request).await,
-        Err(refusal) => Err(refusal),
-    };
-    answered.unwrap_or_else(|refusal| refusal.response())
+    let line = call.line(Kind::Request, target);
+    line.method(request.method());
+    match pass(call, upstream, scheme, target, request, &line).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            line.refused(&refusal);
+            refusal.response()
+        }
+    }
 }
 
-/// Passes a request on and its answer back.
-pub(crate) async fn send(
+async fn pass(
     call: &Call,
     upstream: &Upstream,
     scheme: Scheme,
     target: &Target,
     mut request: Request<Incoming>,
+    line: &Arc<Line>,
 ) -> Result<Response<Body>, Refusal> {
-    let upgrade = upgrade_of(request.headers());
+    call.meter.pace().await?;
+    call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let connections = &call.gateway.connections;
+    let connection = connections.covering(call.session.space, target, method, path).await?;
+
+    let upgrade = upgrade_of(request.headers()).filter(|_| request.body().is_end_stream());
     let waiting = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     strip(&mut head.headers);
@@ -107,29 +120,50 @@ pub(crate) async fn send(
     }
     head.uri = absolute(scheme, target, head.uri.path_and_query().cloned())?;
     head.version = Version::HTTP_11;
-    let body = if upgrade.is_some() { empty() } else { stream(body) };
-    let mut response = upstream.send(Request::from_parts(head, body), upgrade.is_some()).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    // What the client's connection carried along is none of the upstream's business.
+    head.extensions = http::Extensions::new();
+    let hidden = match &connection {
+        Some(live) => {
+            let hidden = connections.inject(live, &mut head)?;
+            line.connection(&live.connection.name);
+            Some(hidden)
+        }
+        None => None,
+    };
+    let body = if upgrade.is_some() {
+        empty()
+    } else {
+        stream(Metered::new(body, line.clone(), call.meter.clone(), Way::Sent))
+    };
+    let sent = upstream.send(Request::from_parts(head, body), upgrade.is_some());
+    let mut response = tokio::time::timeout(call.gateway.idle(), sent).await.unwrap_or_else(|_| {
+        Err(Refusal::timeout(format!("{target} did not answer in time (gateway.idle_timeout_seconds)")))
+    })?;
+    line.status(response.status());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched {
         let Some(waiting) = waiting else {
             return Err(Refusal::upstream(
                 "protocol",
                 "the upstream switched protocols although nobody asked",
             ));
         };
-        let theirs = hyper::upgrade::on(&mut response);
-        tunnel::join(call, waiting, theirs);
-        let protocol = response.headers().get(UPGRADE).cloned();
-        let (mut head, _) = response.into_parts();
-        strip(&mut head.headers);
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            head.headers.insert(UPGRADE, protocol);
-        }
-        return Ok(Response::from_parts(head, empty()));
+        tunnel::join(call, target, line, waiting, hyper::upgrade::on(&mut response));
     }
+    let protocol = response.headers().get(UPGRADE).filter(|_| switched).cloned();
     let (mut head, body) = response.into_parts();
     strip(&mut head.headers);
+    if let Some(hidden) = hidden {
+        hidden.clean(&mut head.headers);
+    }
     head.version = Version::HTTP_11;
+    head.extensions = http::Extensions::new();
+    if switched {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.extend(protocol.map(|p| (UPGRADE, p)));
+        return Ok(Response::from_parts(head, empty()));
+    }
+    let body = Metered::new(body, line.clone(), call.meter.clone(), Way::Received);
     Ok(Response::from_parts(head, stream(body)))
 }
 
@@ -151,7 +185,8 @@ fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
         .any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
-    headers.get(UPGRADE).filter(|_| named).cloned()
+    // HTTP/2 in the clear is offered by clients that go on as well without; a body that follows would be lost.
+    headers.get(UPGRADE).filter(|p| named && !p.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
 }
 
 /// Removes what is about this connection: the known headers and those `Connection` names.
@@ -172,3 +207,6 @@ fn strip(headers: &mut HeaderMap) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
+
+#[cfg(test)]
+mod tests;

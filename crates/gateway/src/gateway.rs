@@ -1,21 +1,28 @@
 //! The role itself: what it is told, what its parts share, and its life.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wharf_chassis::{Stop, settings};
-use wharf_domain::Error;
+use wharf_domain::{Error, Time};
 use wharf_store::{Actor, Store, System};
 
+use crate::connections::Connections;
 use crate::dial::{Dialer, Resolve, Tls};
+use crate::intercept::Faces;
 use crate::jails;
+use crate::line::{Log, Writer};
 use crate::models::Models;
 use crate::sessions::Sessions;
 
 /// How long tunnels and requests may take to end when the role is told to stop. Clients of the rest try again.
 const FINISH: Duration = Duration::from_secs(5);
+/// Lines removed in one statement, and the time between two looks.
+const SWEEP: i64 = 5000;
+const BETWEEN: Duration = Duration::from_secs(3600);
 
 /// What a gateway is told at its start.
 pub struct Parts {
@@ -24,6 +31,8 @@ pub struct Parts {
     pub jails: PathBuf,
     pub settings: settings::Gateway,
     pub resolver: Arc<dyn Resolve>,
+    /// How long lines of the egress log are kept.
+    pub keep: Duration,
 }
 
 /// The way out of every session on this machine. Cheap to clone.
@@ -37,9 +46,15 @@ pub struct Inner {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) tls: Tls,
     pub(crate) models: Models,
+    pub(crate) connections: Connections,
+    pub(crate) faces: Faces,
+    pub(crate) log: Log,
     /// What goes on after a request was answered: tunnels.
     pub(crate) tasks: TaskTracker,
     jails: PathBuf,
+    /// How long lines of the egress log are kept.
+    keep: Duration,
+    writer: Mutex<Option<Writer>>,
 }
 
 impl std::ops::Deref for Gateway {
@@ -56,8 +71,14 @@ impl Gateway {
         let tls = Tls::load(parts.settings.ca_file.as_deref())?;
         let timeout = Duration::from_secs(parts.settings.connect_timeout_seconds.into());
         let dialer = Arc::new(Dialer::new(parts.resolver, parts.settings.exceptions(), timeout));
+        let (log, writer) = Log::new(system.clone());
         Ok(Self(Arc::new(Inner {
             sessions: Sessions::new(system.clone()),
+            connections: Connections::new(system.clone()),
+            faces: Faces::new(system.clone()),
+            log,
+            writer: Mutex::new(Some(writer)),
+            keep: parts.keep,
             system,
             models: Models::new(&dialer, &tls),
             dialer,
@@ -69,13 +90,36 @@ impl Gateway {
     }
 
     /// Serves every jail of the machine until told to drain; then nothing new is taken, and what runs gets a moment.
+    /// Once.
     pub async fn run(self, stop: Stop) -> Result<(), Error> {
+        let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Err(Error::internal("a gateway runs once"));
+        };
+        let last = CancellationToken::new();
+        let written = tokio::spawn(writer.run(last.clone()));
         let hears = tokio::spawn(self.clone().hear());
-        let _ends = AbortOnDrop(hears.abort_handle());
+        let sweeps = tokio::spawn(self.clone().sweep());
+        let _ends = [AbortOnDrop(hears.abort_handle()), AbortOnDrop(sweeps.abort_handle())];
         let served = jails::serve(&self, &self.0.jails, &stop).await;
         self.0.tasks.close();
         let _ = tokio::time::timeout(FINISH, self.0.tasks.wait()).await;
+        last.cancel();
+        let _ = written.await;
         served
+    }
+
+    /// Removes old lines of the egress log.
+    async fn sweep(self) {
+        loop {
+            let before =
+                Time::from_millis(self.system.store().now().millis() - self.0.keep.as_millis() as i64);
+            match self.system.forget_egress(before, SWEEP).await {
+                Ok(gone) if gone as i64 == SWEEP => continue,
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "old lines of the egress log could not be removed"),
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
     }
 
     /// Drops what is kept of sessions that change.
@@ -83,6 +127,7 @@ impl Gateway {
         let mut wakes = self.0.system.store().bus().subscribe();
         while let Some(wake) = wakes.next().await {
             self.0.sessions.hear(wake);
+            self.0.connections.hear(wake);
         }
     }
 

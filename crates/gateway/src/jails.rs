@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, inotify};
@@ -17,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use wharf_chassis::Stop;
 use wharf_domain::{Error, JailId};
 
-use crate::door;
+use crate::door::Door;
 use crate::gateway::Gateway;
+use crate::meter::Meter;
 
 /// The directory of a jail its socket is in, and the socket.
 const DIRECTORY: &str = "gateway";
@@ -31,6 +33,8 @@ const NET: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(1);
 const SOON_MOST: Duration = Duration::from_millis(500);
 const TRIES: u32 = 16;
+/// The longest pause while the jails' directory cannot be listened at.
+const ABSENT_MOST: Duration = Duration::from_secs(1);
 
 /// Serves until told to drain.
 pub(crate) async fn serve(gateway: &Gateway, jails: &Path, stop: &Stop) -> Result<(), Error> {
@@ -38,14 +42,23 @@ pub(crate) async fn serve(gateway: &Gateway, jails: &Path, stop: &Stop) -> Resul
         Doors { gateway: gateway.clone(), jails: jails.to_owned(), stop: stop.clone(), open: HashMap::new() };
     let mut ear: Option<Ear> = None;
     let (mut pause, mut tries) = (SOON, 0);
+    let mut absent = SOON;
+    let mut told = false;
     loop {
         // The directory may come later than this process, and be another one after the jailer's restart.
         if ear.as_ref().is_none_or(|e| !e.fits(jails)) {
-            ear = Ear::open(jails);
+            ear = Ear::open(jails).unwrap_or_else(|error| {
+                if !told && error.kind() != std::io::ErrorKind::NotFound {
+                    told = true;
+                    tracing::warn!(%error, directory = %jails.display(), "jails are found by looking only");
+                }
+                None
+            });
         }
         let half_made = doors.look();
         let wait = if ear.is_none() {
-            Duration::from_millis(200)
+            absent = (absent * 2).min(ABSENT_MOST);
+            absent
         } else if half_made && tries < TRIES {
             tries += 1;
             pause = (pause * 2).min(SOON_MOST);
@@ -94,9 +107,14 @@ impl Doors {
             match bind(&directory) {
                 Ok(Some(listener)) => {
                     let closed = CancellationToken::new();
-                    let serving =
-                        door::serve(self.gateway.clone(), jail, listener, closed.clone(), self.stop.clone());
-                    self.gateway.tasks.spawn(serving);
+                    let door = Door {
+                        gateway: self.gateway.clone(),
+                        jail,
+                        meter: Arc::new(Meter::new(&self.gateway.settings)),
+                        closed: closed.clone(),
+                        stop: self.stop.clone(),
+                    };
+                    self.gateway.tasks.spawn(door.serve(listener));
                     if let Some(before) = self.open.insert(jail, closed) {
                         before.cancel();
                     }
@@ -160,29 +178,22 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 impl Ear {
-    fn open(directory: &Path) -> Option<Self> {
-        let identity = identity(directory)?;
-        let open = || -> std::io::Result<AsyncFd<OwnedFd>> {
-            let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-            let what = inotify::WatchFlags::CREATE
-                | inotify::WatchFlags::DELETE
-                | inotify::WatchFlags::MOVED_TO
-                | inotify::WatchFlags::MOVED_FROM
-                | inotify::WatchFlags::ATTRIB
-                | inotify::WatchFlags::DELETE_SELF
-                | inotify::WatchFlags::ONLYDIR;
-            inotify::add_watch(&fd, directory, what)?;
-            // Its successor is unsafe for types that may give up their descriptor; an owned one does not.
-            #[allow(deprecated)]
-            AsyncFd::new(fd)
-        };
-        match open() {
-            Ok(fd) => Some(Self { fd, identity }),
-            Err(error) => {
-                tracing::warn!(%error, directory = %directory.display(), "jails are found by looking only");
-                None
-            }
-        }
+    /// `None` where the directory went away meanwhile.
+    fn open(directory: &Path) -> std::io::Result<Option<Self>> {
+        let Some(identity) = identity(directory) else { return Ok(None) };
+        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        let what = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::MOVED_FROM
+            | inotify::WatchFlags::ATTRIB
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::ONLYDIR;
+        inotify::add_watch(&fd, directory, what)?;
+        // Its successor is unsafe for types that may give up their descriptor; an owned one does not.
+        #[allow(deprecated)]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Some(Self { fd, identity }))
     }
 
     fn fits(&self, directory: &Path) -> bool {

@@ -8,11 +8,16 @@
 //! through), never follows a redirect by itself, and never lets a credential out to another host than its connection's.
 
 mod body;
+mod connections;
 pub mod dial;
 mod door;
 mod forward;
 mod gateway;
+mod intercept;
 mod jails;
+mod kept;
+mod line;
+mod meter;
 pub mod models;
 mod own;
 mod problem;

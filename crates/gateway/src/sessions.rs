@@ -1,76 +1,86 @@
-//! Whose socket it is: the session of a jail, kept for a moment.
-//!
-//! What is kept is dropped when the bus says that the session changed, and is never older than a second.
+//! Whose socket it is: the session of a jail, kept for a moment, and word to its tunnels when it changes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
 use wharf_domain::{Error, JailId, SessionId};
 use wharf_ports::{Topic, Wake};
 use wharf_store::{JailOwner, System};
 
+use crate::kept::Kept;
+
 /// How old what is kept may be: what a lost wake-up costs.
 const FRESH: Duration = Duration::from_secs(1);
-/// More than a machine runs; beyond it everything is asked for again.
-const KEPT: usize = 8192;
+/// More than a machine runs.
+const MOST: usize = 8192;
 
 /// The session a request is from, as it was when the request came.
 pub type Session = JailOwner;
 
 pub(crate) struct Sessions {
     system: System,
-    kept: Mutex<HashMap<JailId, (Instant, Arc<Session>)>>,
-    /// Grows with every change that was heard of: an answer older than a change is not kept.
-    heard: AtomicU64,
+    kept: Kept<JailId, Arc<Session>>,
+    /// Tunnels wait here for changes of their session.
+    changes: Mutex<HashMap<SessionId, watch::Sender<()>>>,
 }
 
 impl Sessions {
     pub fn new(system: System) -> Self {
-        Self { system, kept: Mutex::default(), heard: AtomicU64::new(0) }
+        Self { system, kept: Kept::new(FRESH, MOST), changes: Mutex::default() }
     }
 
     pub async fn of(&self, jail: JailId) -> Result<Option<Arc<Session>>, Error> {
-        if let Some((at, session)) = self.kept().get(&jail)
-            && at.elapsed() < FRESH
-        {
-            return Ok(Some(session.clone()));
+        if let Some(session) = self.kept.get(&jail) {
+            return Ok(Some(session));
         }
-        let heard = self.heard.load(Ordering::SeqCst);
+        let begun = self.kept.begin();
         let Some(owner) = self.system.jail_owner(jail).await? else {
-            self.kept().remove(&jail);
+            self.kept.remove(&jail);
             return Ok(None);
         };
         let session = Arc::new(owner);
-        let mut kept = self.kept();
-        if heard == self.heard.load(Ordering::SeqCst) {
-            if kept.len() >= KEPT {
-                kept.clear();
-            }
-            kept.insert(jail, (Instant::now(), session.clone()));
-        }
+        self.kept.put(begun, jail, session.clone());
         Ok(Some(session))
+    }
+
+    /// Marked as changed when the session may have.
+    pub fn changes(&self, session: SessionId) -> watch::Receiver<()> {
+        let mut changes = self.changing();
+        if changes.len() >= MOST {
+            changes.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        changes.entry(session).or_insert_with(|| watch::channel(()).0).subscribe()
     }
 
     /// Takes note of a wake-up.
     pub fn hear(&self, wake: Wake) {
         match wake {
-            Wake::Topic(Topic::Session(id) | Topic::SessionLog(id)) => self.forget(id),
+            Wake::Topic(Topic::Session(id)) => {
+                self.kept.forget(|_, s| s.session == id);
+                self.tell(|changed| changed == id);
+            }
+            // A turn begins and ends here.
+            Wake::Topic(Topic::SessionLog(id)) => self.kept.forget(|_, s| s.session == id),
             Wake::Topic(_) => {}
             Wake::Missed => {
-                self.heard.fetch_add(1, Ordering::SeqCst);
-                self.kept().clear();
+                self.kept.forget(|_, _| true);
+                self.tell(|_| true);
             }
         }
     }
 
-    fn forget(&self, id: SessionId) {
-        self.heard.fetch_add(1, Ordering::SeqCst);
-        self.kept().retain(|_, (_, s)| s.session != id);
+    fn tell(&self, concerned: impl Fn(SessionId) -> bool) {
+        self.changing().retain(|id, sender| {
+            if concerned(*id) {
+                sender.send_modify(|()| ());
+            }
+            sender.receiver_count() > 0
+        });
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<JailId, (Instant, Arc<Session>)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> MutexGuard<'_, HashMap<SessionId, watch::Sender<()>>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

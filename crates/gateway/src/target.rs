@@ -103,3 +103,6 @@ pub fn inside(uri: &Uri, headers: &HeaderMap, tunnel: &Target) -> Result<(), Ref
 pub(crate) fn authority(target: &Target, default_port: u16) -> String {
     if target.port == default_port { target.host.to_string() } else { target.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

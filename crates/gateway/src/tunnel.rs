@@ -1,7 +1,8 @@
 //! Tunnels: bytes both ways, until both sides have said their last.
 //!
-//! The end of one direction is passed on and the other goes on (half-close); an error in one ends both. A tunnel on which
-//! nothing was said for the idle time ends too.
+//! The end of one direction is passed on and the other goes on (half-close); an error in one ends both, and the upstream
+//! sees a reset where its peer did not end in order. A tunnel on which nothing is said for the idle time ends too, and so
+//! does one whose session may not reach its host any more.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,33 +16,61 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use wharf_domain::egress::Target;
 
 use crate::body::{Body, empty};
 use crate::door::{Call, http1};
+use crate::intercept;
+use crate::line::{Kind, Line};
+use crate::meter::{Meter, Traffic};
 use crate::problem::Refusal;
 
 /// Bytes on their way in one direction.
-const BUFFER: usize = 32 * 1024;
+const BUFFER: usize = 64 * 1024;
+/// How long tunnels may go on when the role is told to stop.
+const LAST: Duration = Duration::from_secs(3);
 
 /// Answers `CONNECT`: only after the upstream took the connection, so a client learns at once when it did not.
 pub(crate) async fn open(call: Call, target: Target, mut request: Request<Incoming>) -> Response<Body> {
-    if let Err(why) = call.session.policy.judge(&target) {
-        return Refusal::denied("policy", why).response();
-    }
-    let stream = match call.gateway.dialer.connect(&target).await {
-        Ok(stream) => stream,
-        Err(refusal) => return refusal.response(),
-    };
+    let line = call.line(Kind::Tunnel, &target);
+    line.method(request.method());
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = call.gateway.tasks.clone();
-    tasks.spawn(async move {
-        if let Ok(client) = upgrade.await {
-            carry(&call, TokioIo::new(client), stream).await;
+    match begin(&call, &target).await {
+        Ok(None) => {
+            tasks.spawn(async move {
+                if let Ok(client) = upgrade.await {
+                    intercept::serve(call, target, client, line).await;
+                }
+            });
         }
-    });
+        Ok(Some(upstream)) => {
+            tasks.spawn(async move {
+                if let Ok(client) = upgrade.await {
+                    carry(&call, &target, &line, direct(client, upstream, &call.meter, &line.traffic)).await;
+                }
+            });
+        }
+        Err(refusal) => {
+            line.refused(&refusal);
+            return refusal.response();
+        }
+    }
     Response::new(empty())
+}
+
+/// The upstream's connection, or none where requests inside are to be read.
+async fn begin(call: &Call, target: &Target) -> Result<Option<TcpStream>, Refusal> {
+    call.meter.pace().await?;
+    call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
+    if call.gateway.connections.concern(call.session.space, target).await? {
+        // Requests inside are dialled one by one; that none of them can be is said now.
+        call.gateway.dialer.check(target).await?;
+        return Ok(None);
+    }
+    call.gateway.dialer.connect(target).await.map(Some)
 }
 
 /// A tunnel to the gateway itself: the same answers as without one.
@@ -53,8 +82,10 @@ pub(crate) fn own(call: Call, mut request: Request<Incoming>) -> Response<Body> 
         let service = service_fn(|request| {
             let call = call.clone();
             async move {
-                // The tunnel may be older than what is known of its session.
-                Ok::<_, Infallible>(crate::own::serve(&call.gateway, &call.session, request).await)
+                Ok::<_, Infallible>(match call.anew().await {
+                    Ok(call) => crate::own::serve(&call.gateway, &call.session, request).await,
+                    Err(refusal) => refusal.response(),
+                })
             }
         });
         let serving = http1().header_read_timeout(call.gateway.idle()).serve_connection(client, service);
@@ -71,75 +102,106 @@ pub(crate) fn own(call: Call, mut request: Request<Incoming>) -> Response<Body> 
 }
 
 /// Joins two connections that have both changed their protocol.
-pub(crate) fn join(call: &Call, client: OnUpgrade, upstream: OnUpgrade) {
-    let call = call.clone();
+pub(crate) fn join(call: &Call, target: &Target, line: &Arc<Line>, client: OnUpgrade, upstream: OnUpgrade) {
+    let (call, target, line) = (call.clone(), target.clone(), line.clone());
     let tasks = call.gateway.tasks.clone();
     tasks.spawn(async move {
         let both: Result<(Upgraded, Upgraded), hyper::Error> = tokio::try_join!(client, upstream);
         if let Ok((client, upstream)) = both {
-            carry(&call, TokioIo::new(client), TokioIo::new(upstream)).await;
+            let (client, upstream) =
+                (tokio::io::split(TokioIo::new(client)), tokio::io::split(TokioIo::new(upstream)));
+            carry(&call, &target, &line, both_ways(client, upstream, &call.meter, &line.traffic)).await;
         }
     });
 }
 
-/// Carries bytes until both directions have ended, the jail is gone or the role drains.
-async fn carry(
-    call: &Call,
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    upstream: impl AsyncRead + AsyncWrite + Unpin,
-) {
-    let traffic = Arc::new(Traffic::default());
+/// Lets the bytes flow until both directions have ended or something else ends them.
+async fn carry(call: &Call, target: &Target, line: &Line, flow: impl Future<Output = io::Result<()>>) {
+    let drained = async {
+        call.stop.draining().await;
+        tokio::time::sleep(LAST).await;
+    };
     tokio::select! {
-        _ = both(client, upstream, &traffic) => {}
-        () = traffic.idle(call.gateway.idle()) => {}
-        () = call.closed.cancelled() => {}
-        () = call.stop.draining() => {}
+        flowed = flow => if flowed.is_err() { line.ended("reset") },
+        () = idle(&line.traffic, call.gateway.idle()) => line.ended("idle"),
+        () = unwelcome(call, target) => line.ended("policy"),
+        () = call.closed.cancelled() => line.ended("closed"),
+        () = drained => line.ended("drained"),
     }
 }
 
-/// Bytes carried so far.
-#[derive(Debug, Default)]
-pub(crate) struct Traffic {
-    /// From the session.
-    pub sent: AtomicU64,
-    /// To the session.
-    pub received: AtomicU64,
+/// Returns when nothing has moved for the time given.
+async fn idle(traffic: &Traffic, limit: Duration) {
+    let (mut seen, mut since) = (traffic.total(), Instant::now());
+    loop {
+        tokio::time::sleep_until(since + limit).await;
+        let now = traffic.total();
+        if now == seen {
+            return;
+        }
+        (seen, since) = (now, Instant::now());
+    }
 }
 
-impl Traffic {
-    /// Returns when nothing has moved for the time given.
-    async fn idle(&self, limit: Duration) {
-        let total = || self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        let (mut seen, mut since) = (total(), Instant::now());
-        loop {
-            tokio::time::sleep_until(since + limit).await;
-            let now = total();
-            if now == seen {
-                return;
-            }
-            (seen, since) = (now, Instant::now());
+/// Returns when the session may not reach the host any more. Its policy is looked at when it changes.
+async fn unwelcome(call: &Call, target: &Target) {
+    let mut changes = call.gateway.sessions.changes(call.session.session);
+    while changes.changed().await.is_ok() {
+        if let Ok(Some(session)) = call.gateway.sessions.of(call.jail).await
+            && session.policy.judge(target).is_err()
+        {
+            return;
         }
     }
+    std::future::pending().await
 }
 
-/// Both directions at once. Returns when both have ended, or at the first error.
-async fn both(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    upstream: impl AsyncRead + AsyncWrite + Unpin,
+/// A client's connection and an upstream's, as the system has them.
+async fn direct(client: Upgraded, upstream: TcpStream, meter: &Meter, traffic: &Traffic) -> io::Result<()> {
+    let (mut from_upstream, mut to_upstream) = upstream.into_split();
+    let flowed = match client.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let (mut from_client, mut to_client) = parts.io.into_inner().into_split();
+            // What came behind the request.
+            to_upstream.write_all(&parts.read_buf).await?;
+            traffic.sent.fetch_add(parts.read_buf.len() as u64, Ordering::Relaxed);
+            tokio::try_join!(
+                pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
+                pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
+            )
+        }
+        Err(client) => {
+            let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+            tokio::try_join!(
+                pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
+                pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
+            )
+        }
+    };
+    if flowed.is_err() {
+        // Half a message must not look like a whole one.
+        let _ = to_upstream.as_ref().set_zero_linger();
+    }
+    flowed.map(drop)
+}
+
+async fn both_ways(
+    (mut from_client, mut to_client): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    (mut from_upstream, mut to_upstream): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    meter: &Meter,
     traffic: &Traffic,
 ) -> io::Result<()> {
-    let (client_reads, client_writes) = tokio::io::split(client);
-    let (upstream_reads, upstream_writes) = tokio::io::split(upstream);
     tokio::try_join!(
-        pump(client_reads, upstream_writes, &traffic.sent),
-        pump(upstream_reads, client_writes, &traffic.received)
+        pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
+        pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
     )
     .map(drop)
 }
 
 async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    meter: &Meter,
     count: &AtomicU64,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; BUFFER];
@@ -149,6 +211,11 @@ async fn pump(
             return to.shutdown().await;
         }
         to.write_all(&buffer[..n]).await?;
+        to.flush().await?;
         count.fetch_add(n as u64, Ordering::Relaxed);
+        let wait = meter.bytes(n);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 }

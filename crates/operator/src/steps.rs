@@ -157,7 +157,7 @@ impl Inner {
             agents: Vec::new(),
             instructions: s.instructions.clone(),
             limits: SessionLimits::default(),
-            authority: None,
+            authority: Some(self.work.authority_certificate(s.space).await?.to_string()),
         };
         let greeting = self.host.identify(&running.host_socket, &identity);
         match timeout(HOST_ANSWER, greeting).await {
@@ -181,6 +181,8 @@ impl Inner {
         let s = &task.session;
         let Some(script) = s.setup.clone() else { return Ok(()) };
         let running = self.running(task)?;
+        // The gateway has to know whose jail it is: the script may fetch what it installs.
+        self.work.open(task, &running, None).await?;
         let request = SetupRequest {
             script,
             env: Env::default(),

@@ -257,7 +257,7 @@ fn path_parameter(name: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": 4095}),
         ),
         "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role" | "token"
-        | "role_binding" | "image" | "provider" => {
+        | "role_binding" | "image" | "provider" | "connection" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
         other => panic!("the path parameter {other} is not described"),
@@ -295,6 +295,7 @@ fn tags() -> Value {
         {"name": "spaces", "description": "The tenant boundary, its quotas and its events."},
         {"name": "secrets", "description": "Encrypted named values of a space."},
         {"name": "providers", "description": "Model providers that sessions reach through the gateway, with keys, prices and budgets."},
+        {"name": "connections", "description": "Which requests of a space's sessions get which secret."},
         {"name": "images", "description": "Root filesystems sessions start from."},
         {"name": "sessions", "description": "An agent's computer each."},
         {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},

@@ -21,7 +21,7 @@ pub enum Access {
 
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
-    Audit, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles, Secrets,
+    Audit, Connections, Egress, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles, Secrets,
     ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
 use Verb::{Create, Delete, Exec, Get, Impersonate, List, ReadValues, Update, Watch};
@@ -81,6 +81,11 @@ pub const TABLE: &[(&str, Access)] = &[
     ("get_provider", Spaced(Providers, Get)),
     ("patch_provider", Spaced(Providers, Update)),
     ("delete_provider", Spaced(Providers, Delete)),
+    ("list_connections", Spaced(Connections, List)),
+    ("create_connection", Spaced(Connections, Create)),
+    ("get_connection", Spaced(Connections, Get)),
+    ("patch_connection", Spaced(Connections, Update)),
+    ("delete_connection", Spaced(Connections, Delete)),
     ("list_images", Spaced(Images, List)),
     ("import_image", Spaced(Images, Create)),
     ("get_image", Spaced(Images, Get)),
@@ -95,6 +100,7 @@ pub const TABLE: &[(&str, Access)] = &[
     ("cancel_turn", Spaced(Sessions, Update)),
     ("fork_session", Spaced(Sessions, Create)),
     ("get_lineage", Spaced(Sessions, Get)),
+    ("list_egress", Spaced(Egress, List)),
     ("get_stats", Spaced(Sessions, Get)),
     ("list_messages", Spaced(Messages, List)),
     ("post_message", Spaced(Messages, Create)),

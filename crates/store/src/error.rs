@@ -47,6 +47,14 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
             "secret",
             "a provider uses the secret; give the provider another one or delete it first",
         ),
+        "connections_name" => (
+            Code::AlreadyExists,
+            "name",
+            "the space already has a connection of that name; update it instead",
+        ),
+        "connections_secret" => {
+            (Code::InUse, "secret", "connections of the space use the secret; delete or change them first")
+        }
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
         _ => return crate::sessions::constraint(name),
     })

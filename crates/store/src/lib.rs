@@ -45,7 +45,10 @@ pub use cluster::{Cluster, ClusterConfig};
 pub use config::{Database, StoreConfig};
 pub use error::OrDomain;
 pub use events::{Event, EventPage, EventRecord, Position};
-pub use gateway::JailOwner;
+pub use gateway::{
+    Connection, ConnectionPatch, Connections, EgressEntry, EgressFilter, EgressRow, JailOwner,
+    LiveConnection, NewConnection,
+};
 pub use idempotency::{Begin, IdempotencyHandle, IdempotencyRequest};
 pub use migrate::schema_fingerprint;
 pub use page::{Page, PageRequest};

@@ -249,7 +249,7 @@ impl Secrets<'_> {
 }
 
 impl System {
-    /// Puts up to `batch` sealed values (secrets and signing keys) under the active key-encryption key; answers how
+    /// Puts up to `batch` sealed values (secrets, signing keys and authorities) under the active key-encryption key; answers how
     /// many. Zero means the older keys can be retired. Payloads are not touched.
     pub async fn rewrap(&self, batch: i64) -> Result<u64, Error> {
         let keyring = self.store.0.keyring.clone();
@@ -295,6 +295,28 @@ impl System {
             };
             sqlx::query("update signing_keys set key_id = $2, wrapped = $3 where kid = $1")
                 .bind(&kid)
+                .bind(&fresh.key_id)
+                .bind(&fresh.wrapped)
+                .execute(scope.tx()?)
+                .await
+                .or_domain()?;
+            done += 1;
+        }
+        let authorities = sqlx::query(
+            "select space_id, key_id, wrapped, payload from space_authorities where key_id <> $1 for update",
+        )
+        .bind(&active)
+        .fetch_all(scope.tx()?)
+        .await
+        .or_domain()?;
+        for row in &authorities {
+            let space: Uuid = row.try_get("space_id").or_domain()?;
+            let place = crate::gateway::authority::context(SpaceId::from_uuid(space));
+            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else {
+                continue;
+            };
+            sqlx::query("update space_authorities set key_id = $2, wrapped = $3 where space_id = $1")
+                .bind(space)
                 .bind(&fresh.key_id)
                 .bind(&fresh.wrapped)
                 .execute(scope.tx()?)

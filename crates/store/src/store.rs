@@ -35,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) keys: KeyCache,
     pub(crate) touched: crate::access::tokens::Touched,
     pub(crate) uses: crate::sessions::Uses,
+    pub(crate) certificates: crate::gateway::authority::Certificates,
     brake: DenialBrake,
     suppressed: AtomicU64,
 }
@@ -94,6 +95,7 @@ impl Store {
             keys: KeyCache::default(),
             touched: crate::access::tokens::Touched::default(),
             uses: crate::sessions::Uses::default(),
+            certificates: crate::gateway::authority::Certificates::default(),
             suppressed: AtomicU64::new(0),
         }));
         store.ensure_signing_key().await?;

@@ -2,10 +2,12 @@
 
 mod copy;
 mod create;
+mod egress;
 mod exec;
 mod fork;
 mod life;
 mod look;
+mod network;
 mod raw;
 mod screenshot;
 mod shell;
@@ -60,6 +62,8 @@ pub enum Command {
     Snapshot(snapshot::Command),
     /// Show what a session came from and what came from it
     Lineage(look::Lineage),
+    /// Show what left a session
+    Egress(egress::Egress),
     /// Show what a session's computer uses
     Stats(look::Stats),
     /// Delete sessions with their files and messages
@@ -88,6 +92,7 @@ impl Command {
             Self::Fork(c) => c.run(ctx).await,
             Self::Snapshot(c) => c.run(ctx).await,
             Self::Lineage(c) => c.run(ctx).await,
+            Self::Egress(c) => c.run(ctx).await,
             Self::Stats(c) => c.run(ctx).await,
             Self::Delete(c) => c.run(ctx).await,
         }

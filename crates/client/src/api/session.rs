@@ -93,6 +93,16 @@ impl SessionApi {
         )
     }
 
+    /// What left the session.
+    pub fn egress(&self, filters: Vec<(&'static str, String)>) -> List {
+        let this = self.clone();
+        List::new(move || {
+            filters
+                .iter()
+                .fold(this.call(Method::GET, ["egress"]), |call, (name, value)| call.query(name, value))
+        })
+    }
+
     pub fn messages(&self, filters: Vec<(&'static str, String)>) -> List {
         let this = self.clone();
         List::new(move || {

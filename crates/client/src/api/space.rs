@@ -40,6 +40,10 @@ impl SpaceApi {
         Crud::new(self.client.clone(), ["spaces", &self.name, "secrets"])
     }
 
+    pub fn connections(&self) -> Crud<api::Connection, api::CreateConnection, api::PatchConnection> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "connections"])
+    }
+
     /// A secret's value; needs the verb `read-values` and leaves an audit entry.
     pub async fn reveal_secret(&self, name: &str) -> Result<api::SecretValue> {
         self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await

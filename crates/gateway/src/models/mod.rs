@@ -15,6 +15,7 @@ mod tests;
 mod upstream;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use wharf_domain::egress::{Host, Target};
 use wharf_domain::model::{Protocol, Tokens};
 use wharf_domain::{Name, ProviderId, SessionId, Time, limits};
 use wharf_store::Provider;
@@ -35,9 +37,10 @@ use self::call::{Call, Kind};
 use self::fault::{Dialect, Fault};
 use self::flow::{Charge, Flow};
 use self::meter::Meter;
-use crate::body::{Body, stream as body_of};
+use crate::body::{Body, Metered, stream as body_of};
 use crate::dial::{Dialer, Tls};
 use crate::gateway::Gateway;
+use crate::line::{Kind as LineKind, Line};
 use crate::sessions::Session;
 
 /// How long a request's body may take to arrive.
@@ -140,15 +143,33 @@ pub(crate) async fn serve(
     };
     let protocol = route.provider.spec.protocol;
     let dialect = Dialect::of(Some(protocol), request.uri().path(), request.headers());
+    let line = Line::begin(&gateway.log, &gateway.system, session, LineKind::Model, &target(&route.provider));
+    line.method(request.method());
+    line.traffic.sent.store(request.body().size_hint().lower(), Ordering::Relaxed);
     let mut response = match answer(gateway, session, &route, dialect, request).await {
-        Ok(response) => response,
-        Err(fault) => fault.response(dialect),
+        Ok(response) => {
+            line.status(response.status());
+            response.map(|body| body_of(Metered::counted(body, line)))
+        }
+        Err(fault) => {
+            line.failed(fault.status, fault.code);
+            fault.response(dialect)
+        }
     };
     if let Ok(name) = HeaderValue::from_str(route.provider.name.as_str()) {
         let name = if protocol == Protocol::Scripted { HeaderValue::from_static("scripted") } else { name };
         response.headers_mut().insert("x-wharf-provider", name);
     }
     response
+}
+
+/// Where a provider's requests go, for the egress log; a scripted one's stay here.
+fn target(provider: &Provider) -> Target {
+    let upstream = provider
+        .spec
+        .upstream()
+        .and_then(|base| Target::parse(base.authority(), Some(if base.tls() { 443 } else { 80 })).ok());
+    upstream.unwrap_or_else(|| Target::new(Host::Name(crate::target::OWN.to_owned()), 80))
 }
 
 async fn route(gateway: &Gateway, session: &Session, provider: &str) -> Result<ModelRoute, Fault> {

@@ -1,4 +1,13 @@
-//! The gateway as a session sees it: through its socket, against servers on this machine.
+//! What sessions can and cannot reach, told as stories: a real PostgreSQL, the real gateway on its sockets, and upstreams
+//! of our own making on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod clients;
+mod connections;
+mod lab;
+mod log;
 mod models;
+mod policy;
+mod requests;
+mod tunnels;
+mod upstream;

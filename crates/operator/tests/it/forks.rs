@@ -27,6 +27,7 @@ async fn try_fork(
         snapshot,
         include,
         resources: None,
+        network: None,
         labels: None,
         metadata: None,
         prompt: None,

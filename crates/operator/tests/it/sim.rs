@@ -45,6 +45,7 @@ impl Story {
                 snapshot: None,
                 include: Include { files: true, messages: true },
                 resources: None,
+                network: None,
                 labels: None,
                 metadata: None,
                 prompt: Some(says("three")),

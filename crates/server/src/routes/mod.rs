@@ -3,7 +3,9 @@
 mod audit;
 mod auth;
 mod computer;
+mod connections;
 mod desktop;
+mod egress;
 mod exec;
 mod fault;
 mod files;
@@ -80,6 +82,12 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(secrets::reveal_secret))
         .routes(routes!(providers::list_providers, providers::create_provider))
         .routes(routes!(providers::get_provider, providers::patch_provider, providers::delete_provider))
+        .routes(routes!(connections::list_connections, connections::create_connection))
+        .routes(routes!(
+            connections::get_connection,
+            connections::patch_connection,
+            connections::delete_connection
+        ))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(sessions::list_sessions, sessions::create_session))
@@ -90,6 +98,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(session_states::fork_session))
         .routes(routes!(lineage::get_lineage))
         .routes(routes!(stats::get_stats))
+        .routes(routes!(egress::list_egress))
         .routes(routes!(messages::list_messages, messages::post_message))
         .routes(routes!(messages::get_message))
         .routes(routes!(session_events::session_events))

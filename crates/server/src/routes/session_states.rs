@@ -133,6 +133,7 @@ pub(crate) async fn fork_session(
         snapshot,
         include: Include { files: body.include.files, messages: body.include.messages },
         resources,
+        network: body.network.map(|n| view::network(&parent.network).map(|base| n.over(base))).transpose()?,
         labels: body.labels,
         metadata: body.metadata,
         prompt: body.prompt.map(|p| view::to_json(&p)).transpose()?,

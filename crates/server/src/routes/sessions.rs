@@ -261,7 +261,7 @@ async fn new_session(
         resources,
         agent: view::to_json(&body.agent.unwrap_or_default())?,
         env: wharf_store::sessions::Env(body.env),
-        network: view::to_json(&body.network.unwrap_or_default())?,
+        network: body.network.unwrap_or_default().into(),
         instructions: body.instructions,
         setup: body.setup,
         allow_root: body.allow_root.unwrap_or(true),
@@ -369,9 +369,12 @@ pub(crate) async fn patch_session(
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
     }
+    let network =
+        body.network.map(|n| view::network(&permit.network).map(|base| n.over(base))).transpose()?;
     let patch = SessionPatch {
         name: body.name,
         resources,
+        network,
         instructions: body.instructions,
         idle_timeout_seconds: body.idle_timeout_seconds,
         turn_timeout_seconds: body.turn_timeout_seconds,

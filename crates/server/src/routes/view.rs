@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use wharf_domain::egress::Policy;
 use wharf_domain::rbac::Grant;
 use wharf_domain::{Code, Error, Labels, Name, Plain, ServiceAccountId, Time, UserId};
 use wharf_store::sessions::{
@@ -37,6 +38,11 @@ pub(super) fn plain(text: api::Sensitive) -> Plain {
 
 pub(super) fn sensitive(plain: &Plain) -> Result<api::Sensitive, Error> {
     plain.expose_str().map(api::Sensitive::new).ok_or_else(|| Error::internal("a token is not text"))
+}
+
+/// What a session may reach, from its row.
+pub(super) fn network(value: &Value) -> Result<Policy, Error> {
+    serde_json::from_value(value.clone()).map_err(Error::internal)
 }
 
 /// Labels after a merge patch; `None` when the patch says nothing of them.
@@ -249,7 +255,7 @@ pub(super) fn session(space: &Name, s: SessionRow) -> Result<api::Session, Error
         agent: serde_json::from_value(s.agent).map_err(Error::internal)?,
         image: api::ImageView { name: s.image.name, digest: s.image.digest },
         resources: s.resources,
-        network: serde_json::from_value(s.network).map_err(Error::internal)?,
+        network: network(&s.network)?.into(),
         env: s.env.0,
         instructions: s.instructions,
         setup: s.setup,

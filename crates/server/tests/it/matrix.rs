@@ -70,6 +70,8 @@ fn waits(operation: &str) -> bool {
         operation,
         "exec"
             | "terminal"
+            | "desktop"
+            | "screenshot"
             | "get_file"
             | "put_file"
             | "post_file"

@@ -22,6 +22,9 @@ pub fn body(operation: &str) -> Option<Value> {
         "create_secret" => json!({"name": "new", "value": "v"}),
         "create_provider" => json!({"name": "new", "protocol": "openai"}),
         "patch_secret" => json!({"value": "w"}),
+        "create_connection" => {
+            json!({"name": "new", "match": {"host": "api.example"}, "inject": {"header": "x-key", "secret": "key"}})
+        }
         "post_message" => json!({"content": "true"}),
         "exec" => json!({"argv": ["true"]}),
         "signal_process" => json!({"signal": "TERM"}),
@@ -42,6 +45,9 @@ pub async fn furnish(lab: &Lab) -> Things {
     admin.post("/v1/spaces", json!({"name": "lab"})).await.expect(201);
     admin.post("/v1/spaces/lab/secrets", json!({"name": "key", "value": "v"})).await.expect(201);
     admin.post("/v1/spaces/lab/providers", json!({"name": "anthropic", "secret": "key"})).await.expect(201);
+    let connection =
+        json!({"name": "api", "match": {"host": "api.example"}, "inject": {"basic": "x", "secret": "key"}});
+    admin.post("/v1/spaces/lab/connections", connection).await.expect(201);
     admin.post("/v1/users", json!({"name": "una", "password": "long enough to pass"})).await.expect(201);
     admin.post("/v1/service-accounts", json!({"name": "bot"})).await.expect(201);
     let token = admin.post("/v1/service-accounts/bot/tokens", json!({"name": "one"})).await.expect(201);
@@ -61,6 +67,7 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{session}", "s")
         .replace("{secret}", "key")
         .replace("{provider}", "anthropic")
+        .replace("{connection}", "api")
         .replace("{user}", "una")
         .replace("{service_account}", "bot")
         .replace("{token}", &things.token)

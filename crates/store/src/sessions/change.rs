@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use sqlx::types::Json;
+use wharf_domain::egress::Policy;
 use wharf_domain::quota::Resources;
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Error, Labels, Name};
@@ -19,6 +20,8 @@ pub struct SessionPatch {
     pub name: Option<Name>,
     /// A running session's computer gets them at once.
     pub resources: Option<Resources>,
+    /// What it may reach.
+    pub network: Option<Policy>,
     pub instructions: Option<Option<String>>,
     pub idle_timeout_seconds: Option<u32>,
     pub turn_timeout_seconds: Option<u32>,
@@ -38,6 +41,9 @@ impl Sessions<'_> {
             r.validate()?;
             self.reserve_change(&was, *r).await?;
         }
+        if let Some(network) = &patch.network {
+            network.check()?;
+        }
         check_text("instructions", patch.instructions.as_ref().and_then(|i| i.as_deref()))?;
         if let Some(m) = &patch.metadata {
             check_metadata(m)?;
@@ -50,6 +56,7 @@ impl Sessions<'_> {
                     idle_timeout_seconds = coalesce($9, idle_timeout_seconds),
                     turn_timeout_seconds = coalesce($10, turn_timeout_seconds),
                     labels = coalesce($11, labels), metadata = coalesce($12::text::json, metadata),
+                    network = coalesce($14::text::json, network),
                     resource_version = resource_version + 1, updated_at = $13
                 where id = $1 returning *
              ) select ",
@@ -69,6 +76,7 @@ impl Sessions<'_> {
         .bind(patch.labels.map(Json))
         .bind(patch.metadata.as_ref().map(text).transpose()?)
         .bind(self.0.now().to_utc())
+        .bind(patch.network.as_ref().map(text).transpose()?)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;
@@ -79,6 +87,9 @@ impl Sessions<'_> {
         }
         if was.resources != session.resources {
             detail["resources"] = json!(session.resources);
+        }
+        if was.network != session.network {
+            detail["network"] = session.network.clone();
         }
         self.note("updated", Verb::Update, &session, detail);
         Ok(session)

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 use sqlx::types::Json;
+use wharf_domain::egress::Policy;
 use wharf_domain::image::ImageRef;
 use wharf_domain::quota::Resources;
 use wharf_domain::rbac::Verb;
@@ -26,7 +27,7 @@ pub struct NewSession {
     pub resources: Resources,
     pub agent: Value,
     pub env: Env,
-    pub network: Value,
+    pub network: Policy,
     pub instructions: Option<String>,
     pub setup: Option<String>,
     pub allow_root: bool,
@@ -48,7 +49,7 @@ impl NewSession {
             resources: Resources::default(),
             agent: json!({"kind": "shell"}),
             env: Env::default(),
-            network: json!({"egress": "none"}),
+            network: Policy::default(),
             instructions: None,
             setup: None,
             allow_root: true,
@@ -84,6 +85,7 @@ pub struct NewFork {
     pub snapshot: Option<Box<SnapshotRow>>,
     pub include: Include,
     pub resources: Option<Resources>,
+    pub network: Option<Policy>,
     pub labels: Option<Labels>,
     pub metadata: Option<Map<String, Value>>,
     pub prompt: Option<Value>,
@@ -116,7 +118,10 @@ impl Sessions<'_> {
             resources: fork.resources.unwrap_or(p.resources),
             agent: p.agent.clone(),
             env: p.env.clone(),
-            network: p.network.clone(),
+            network: match fork.network {
+                Some(network) => network,
+                None => serde_json::from_value(p.network.clone()).map_err(Error::internal)?,
+            },
             instructions: p.instructions.clone(),
             setup: p.setup.clone(),
             allow_root: p.allow_root,
@@ -224,6 +229,7 @@ impl Sessions<'_> {
         }
         let detail = json!({
             "image": session.image.name, "resources": r, "from": parent.map(|p| p.session), "prompt": new.prompt.is_some(),
+            "network": session.network,
         });
         self.note("created", Verb::Create, &session, detail);
         Ok(session)
@@ -380,6 +386,7 @@ fn made_up(id: SessionId) -> Result<Name, Error> {
 
 fn check(new: &NewSession) -> Result<(), Error> {
     new.resources.validate()?;
+    new.network.check()?;
     let env: usize = new.env.0.iter().map(|(k, v)| k.len() + v.len()).sum();
     if env > limits::ENV_BYTES {
         let detail = format!("env takes {env} bytes; the limit ENV_BYTES is {}", limits::ENV_BYTES);

@@ -40,4 +40,5 @@ macro_rules! part {
 }
 
 part!(Files, permit_files, Files, "files");
+part!(Egress, permit_egress, Egress, "egress log");
 part!(Processes, permit_processes, Processes, "processes");

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wharf_chassis::Stop;
 use wharf_domain::Result;
@@ -15,7 +16,8 @@ pub fn run(parts: &control::Parts, stop: Stop) -> impl Future<Output = Result<()
         store: parts.store.clone(),
         jails: parts.settings.jails_dir(),
         settings: parts.settings.gateway.clone(),
-        resolver: Arc::new(SystemResolver),
+        resolver: Arc::new(SystemResolver::default()),
+        keep: Duration::from_secs(u64::from(parts.settings.retention.egress_days) * 86_400),
     });
     async move { gateway?.run(stop).await }
 }

@@ -6,7 +6,8 @@
 pub mod access;
 pub mod audit;
 pub mod auth;
-pub mod events;
+pub mod connections;
+mod events;
 pub mod exec;
 pub mod files;
 pub mod images;
@@ -22,6 +23,7 @@ pub mod text;
 pub use access::*;
 pub use audit::*;
 pub use auth::*;
+pub use connections::*;
 pub use events::*;
 pub use exec::*;
 pub use files::*;

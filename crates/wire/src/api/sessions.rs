@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use wharf_domain::egress::{Egress, Pattern, Policy};
 use wharf_domain::quota::Resources;
 use wharf_domain::session::{Desired, State};
 use wharf_domain::{Labels, Name, SessionId, SnapshotId, Time};
@@ -103,15 +104,45 @@ pub struct Network {
     /// The way out.
     #[serde(default)]
     pub egress: Egress,
+    /// With egress `allowlist`: hosts it may reach, as `pypi.org` or `*.debian.org`, on ports 80 and 443 or the one named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 256)]
+    pub allow: Vec<Pattern>,
 }
 
-/// Ways out of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Egress {
-    /// None: there is only loopback.
-    #[default]
-    None,
+impl From<Policy> for Network {
+    fn from(policy: Policy) -> Self {
+        Self { egress: policy.egress, allow: policy.allow }
+    }
+}
+
+impl From<Network> for Policy {
+    fn from(network: Network) -> Self {
+        Self { egress: network.egress, allow: network.allow }
+    }
+}
+
+/// What a session may reach, changed in part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPatch {
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// The whole new list of hosts. An egress other than `allowlist` empties it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256)]
+    pub allow: Option<Vec<Pattern>>,
+}
+
+impl NetworkPatch {
+    /// `base` with what is given here.
+    #[must_use]
+    pub fn over(self, base: Policy) -> Policy {
+        let egress = self.egress.unwrap_or(base.egress);
+        let kept = if egress == Egress::Allowlist { base.allow } else { Vec::new() };
+        Policy { egress, allow: self.allow.unwrap_or(kept) }
+    }
 }
 
 /// Limits to set; those absent keep what they are.
@@ -256,6 +287,9 @@ pub struct ForkSession {
     /// The first new message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Content>,
+    /// What the fork may reach; what is absent is as in the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPatch>,
     /// Labels; the parent's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
@@ -275,6 +309,9 @@ pub struct PatchSession {
     /// New limits; applied to a running session at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourcesPatch>,
+    /// What it may reach; counts for the next request it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPatch>,
     /// Standing instructions; null removes them. Counts from the next start of its computer on.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 262_144)]

@@ -8,6 +8,7 @@ use wharf_domain::{Name, SnapshotId};
 use wharf_wire::api::{self, AgentKind};
 
 use super::super::common::{self, LabelChanges, NewLabels};
+use super::network::Network;
 use crate::context::Ctx;
 use crate::exit::Refusal;
 use crate::output::format::{parse_cpu, parse_idle, parse_mib, parse_pair, parse_seconds};
@@ -72,6 +73,7 @@ enum Kind {
   wharf session create demo --wait
   wharf session create --cpu 2 --memory 2Gi --label team=ml --env MODE=test
   wharf session create bot --agent command -- python3 /home/agent/agent.py
+  wharf session create web --allow pypi.org --allow '*.debian.org'
   wharf session create copy --from-session demo --include files
   wharf session create work --setup prepare.sh --prompt 'ls -la' --wait")]
 pub struct Create {
@@ -129,6 +131,8 @@ pub struct Create {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
     limits: Limits,
 }
 
@@ -172,7 +176,7 @@ impl Create {
             agent,
             image: self.image.clone(),
             resources: self.limits.patch(),
-            network: None,
+            network: self.network.new_session(),
             allow_root: self.no_root.then_some(false),
             env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
             instructions: self.instructions.clone(),
@@ -232,6 +236,7 @@ pub fn object(text: &str) -> anyhow::Result<serde_json::Map<String, serde_json::
 #[command(after_help = "Examples:
   wharf session update demo --memory 2Gi --idle-timeout never
   wharf session update demo --label team=ops --label old-
+  wharf session update demo --egress open
   wharf session update demo --name demo-2")]
 pub struct Update {
     #[arg(add = crate::complete::sessions())]
@@ -257,6 +262,8 @@ pub struct Update {
     #[arg(long, value_name = "VERSION")]
     if_version: Option<i64>,
     #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
     limits: Limits,
 }
 
@@ -265,6 +272,7 @@ impl Update {
         let patch = api::PatchSession {
             name: self.name,
             resources: self.limits.patch(),
+            network: self.network.patch(),
             instructions: self.instructions.map(|t| (!t.is_empty()).then_some(t)),
             idle_timeout_seconds: self.idle_timeout,
             turn_timeout_seconds: self.turn_timeout,

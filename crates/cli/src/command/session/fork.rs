@@ -7,6 +7,7 @@ use wharf_wire::api;
 use super::super::common::{self, NewLabels};
 use super::create::{Limits, Part, include, ready};
 use super::life::until;
+use super::network::Network;
 use crate::context::Ctx;
 use crate::output::print;
 
@@ -44,6 +45,8 @@ pub struct Fork {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
     limits: Limits,
 }
 
@@ -60,6 +63,7 @@ impl Fork {
             snapshot,
             include: include(self.include.as_deref()),
             resources: self.limits.patch(),
+            network: self.network.patch(),
             prompt: self.prompt.map(api::Content::text),
             labels: if self.labels.is_empty() { None } else { Some(self.labels.read()?) },
             metadata: None,

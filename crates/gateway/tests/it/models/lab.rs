@@ -98,7 +98,8 @@ impl Lab {
             store: store.clone(),
             jails: jails.path().to_owned(),
             settings,
-            resolver: std::sync::Arc::new(SystemResolver),
+            resolver: std::sync::Arc::new(SystemResolver::default()),
+            keep: Duration::from_secs(86_400),
         };
         let (stopper, stop) = Stopper::new();
         let gateway = Gateway::new(parts).unwrap();

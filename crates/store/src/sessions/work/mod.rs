@@ -21,7 +21,7 @@ pub use turns::{Append, Claimed, Entry, TurnResult, TurnWork};
 use std::time::Duration;
 
 use uuid::Uuid;
-use wharf_domain::{Code, Error, OperatorId, SessionId};
+use wharf_domain::{Code, Error, OperatorId, SessionId, SpaceId};
 
 use crate::error::OrDomain as _;
 use crate::store::Store;
@@ -53,6 +53,11 @@ impl System {
 }
 
 impl Work {
+    /// The certificate (PEM) that sessions of the space trust.
+    pub async fn authority_certificate(&self, space: SpaceId) -> Result<std::sync::Arc<str>, Error> {
+        self.store.authority_certificate(space).await
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }

@@ -1,0 +1,174 @@
+//! What a session may use of the gateway: connections at a time, connections and requests a second, bytes a second.
+//!
+//! Too fast is slowed down; what would have to wait too long, and what is too many, is refused with the limit's name.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wharf_chassis::settings;
+
+use crate::problem::Refusal;
+
+/// The longest a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tokens that come back with time. Taking more than there are is a debt, and a debt is time to wait.
+struct Bucket {
+    rate: f64,
+    most: f64,
+    state: Mutex<(f64, Option<Instant>)>,
+}
+
+impl Bucket {
+    fn new(rate: f64, most: f64) -> Self {
+        Self { rate, most, state: Mutex::new((most, None)) }
+    }
+
+    /// Takes `n` and says how long to wait; takes nothing where that is longer than `longest`.
+    fn take(&self, n: f64, longest: Duration) -> Result<Duration, Duration> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let since = state.1.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
+        let tokens = (state.0 + since * self.rate).min(self.most);
+        let left = tokens - n;
+        let wait = Duration::from_secs_f64((-left).max(0.0) / self.rate);
+        let taken = wait <= longest;
+        *state = (if taken { left } else { tokens }, Some(now));
+        if taken { Ok(wait) } else { Err(wait) }
+    }
+}
+
+/// Of one jail.
+pub(crate) struct Meter {
+    open: AtomicU32,
+    most: u32,
+    per_second: u32,
+    calls: Bucket,
+    bytes: Option<Bucket>,
+}
+
+/// One open connection; counted until the last clone is dropped.
+pub(crate) struct Slot(Arc<Meter>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Meter {
+    pub fn new(settings: &settings::Gateway) -> Self {
+        let rate = f64::from(settings.connections_per_second.max(1));
+        let bytes = settings.bytes_per_second as f64;
+        Self {
+            open: AtomicU32::new(0),
+            most: settings.max_connections,
+            per_second: settings.connections_per_second,
+            calls: Bucket::new(rate, rate * 2.0),
+            bytes: (settings.bytes_per_second > 0).then(|| Bucket::new(bytes, bytes)),
+        }
+    }
+
+    /// Counts a connection, unless there are too many.
+    pub fn enter(self: &Arc<Self>) -> Result<Slot, Refusal> {
+        let before = self.open.fetch_add(1, Ordering::SeqCst);
+        let slot = Slot(self.clone());
+        if before < self.most {
+            return Ok(slot);
+        }
+        Err(Refusal::limit(format!(
+            "the session has {} connections open, and no more are allowed (gateway.max_connections); close some",
+            self.most
+        )))
+    }
+
+    /// Waits for the turn of one more tunnel or request.
+    pub async fn pace(&self) -> Result<(), Refusal> {
+        match self.calls.take(1.0, PATIENCE) {
+            Ok(wait) if wait.is_zero() => Ok(()),
+            Ok(wait) => {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            Err(_) => Err(Refusal::limit(format!(
+                "the session opens more than {} connections a second (gateway.connections_per_second); slow down",
+                self.per_second
+            ))),
+        }
+    }
+
+    /// How long to wait after these bytes.
+    pub fn bytes(&self, n: usize) -> Duration {
+        let longest = Duration::from_secs(3600);
+        self.bytes.as_ref().map_or(Duration::ZERO, |b| b.take(n as f64, longest).unwrap_or_else(|wait| wait))
+    }
+}
+
+/// Bytes carried so far.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the session.
+    pub sent: AtomicU64,
+    /// To the session.
+    pub received: AtomicU64,
+}
+
+impl Traffic {
+    pub fn total(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter(connections_per_second: u32, bytes_per_second: u64) -> Arc<Meter> {
+        let settings = settings::Gateway {
+            connections_per_second,
+            bytes_per_second,
+            max_connections: 2,
+            ..settings::Gateway::default()
+        };
+        Arc::new(Meter::new(&settings))
+    }
+
+    #[test]
+    fn connections_over_the_limit_are_refused_by_its_name_until_one_closes() {
+        let meter = meter(100, 0);
+        let one = meter.enter().ok();
+        let _two = meter.enter().ok();
+        let refused = meter.enter().err().map(|r| r.detail).unwrap_or_default();
+        assert!(refused.contains("gateway.max_connections"), "{refused}");
+        drop(one);
+        assert!(meter.enter().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_slowed_down_and_refused_when_the_queue_is_too_long() {
+        let meter = meter(10, 0);
+        let begun = Instant::now();
+        for _ in 0..30 {
+            assert!(meter.pace().await.is_ok());
+        }
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(900) && took < Duration::from_millis(1300), "{took:?}");
+        let all: Vec<_> = (0..200).map(|_| meter.pace()).collect();
+        let refused =
+            futures_util::future::join_all(all).await.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+        assert!(refused.len() > 100, "{}", refused.len());
+        assert!(refused[0].detail.contains("gateway.connections_per_second"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_cost_time_once_the_first_second_is_used() {
+        let meter = meter(10, 1000);
+        assert_eq!(meter.bytes(1000), Duration::ZERO);
+        assert_eq!(meter.bytes(500), Duration::from_millis(500));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(meter.bytes(1000), Duration::from_secs(1));
+        assert_eq!(Meter::new(&settings::Gateway::default()).bytes(1 << 40), Duration::ZERO);
+    }
+}
