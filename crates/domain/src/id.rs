@@ -64,7 +64,8 @@ ids! {
     SnapshotId,
     /// A process with the operator role; leases name it.
     OperatorId,
-    /// One running (or warm) sandbox. A session gets a new one with every start.
+    /// One running (or warm) sandbox. A session gets a new one with every start from the native runtime, the same one
+    /// from a runtime that keeps its sandboxes.
     JailId,
     /// A session's root filesystem as the runtime knows it; outlives its jails.
     VolumeId,

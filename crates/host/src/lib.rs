@@ -6,6 +6,7 @@
 
 pub mod accounts;
 mod desktop;
+pub mod door;
 mod egress;
 mod exec;
 mod fault;
@@ -57,6 +58,8 @@ use host::Host;
 pub struct Options {
     /// A socket to bind, for tests. Else descriptor 3 is the listening socket.
     pub listen: Option<PathBuf>,
+    /// Where to fetch the listening socket, for runtimes that cannot hand descriptors down.
+    pub door: Option<PathBuf>,
     pub root: PathBuf,
 }
 
@@ -66,6 +69,7 @@ wharf-host: runs inside a session, as its first process
 
 Serves on the listening unix socket it inherits as descriptor 3.
 
+  --door PATH     fetch that socket from whoever listens on the unix socket PATH
   --listen PATH   bind a socket there instead (tests)
   --root DIR      take DIR for the session's root (tests)
   --version
@@ -75,12 +79,13 @@ Serves on the listening unix socket it inherits as descriptor 3.
 impl Options {
     /// Reads a command line. `Err` is what to print: help, a version or what is wrong.
     pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, (String, i32)> {
-        let mut options = Self { listen: None, root: PathBuf::from("/") };
+        let mut options = Self { listen: None, door: None, root: PathBuf::from("/") };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| (format!("wharf-host: {arg} needs a value\n"), 2));
             match arg.as_str() {
                 "--listen" => options.listen = Some(value()?.into()),
+                "--door" => options.door = Some(value()?.into()),
                 "--root" => options.root = value()?.into(),
                 "--version" => return Err((format!("wharf-host {}\n", env!("CARGO_PKG_VERSION")), 0)),
                 "--help" | "-h" => return Err((HELP.to_owned(), 0)),
@@ -118,9 +123,10 @@ fn inherited() -> io::Result<UnixListener> {
 /// Runs until a signal ends it.
 pub fn run(options: &Options) -> io::Result<()> {
     memory::tune();
-    let listener = match &options.listen {
-        Some(path) => UnixListener::bind(path)?,
-        None => inherited()?,
+    let listener = match (&options.listen, &options.door) {
+        (Some(path), _) => UnixListener::bind(path)?,
+        (None, Some(path)) => door::fetch(path)?,
+        (None, None) => inherited()?,
     };
     listener.set_nonblocking(true)?;
     let host = Arc::new(Host::new(&options.root)?);

@@ -1,4 +1,5 @@
-//! Process 1 of the jails of the integration tests: runs shell scripts sent to descriptor 3.
+//! Process 1 of the computers of the integration tests: runs shell scripts sent to descriptor 3, or, with `--door PATH`,
+//! to the socket it fetches there.
 //!
 //! One script a connection: a line with the uid it runs as, then the script until the sender is done; back come a
 //! line with the exit code and all it wrote. Deliberately less than a real host, so that what the tests see is the
@@ -17,10 +18,13 @@ extern "C" fn leave(_: libc::c_int) {
 }
 
 fn main() {
-    // SAFETY: a handler that only exits; descriptor 3 is the listener the launcher promises and nobody else's.
-    let listener = unsafe {
-        libc::signal(libc::SIGTERM, leave as *const () as libc::sighandler_t);
-        UnixListener::from_raw_fd(3)
+    // SAFETY: a handler that only exits.
+    unsafe { libc::signal(libc::SIGTERM, leave as *const () as libc::sighandler_t) };
+    let mut args = std::env::args().skip(1);
+    let listener = match (args.next().as_deref(), args.next()) {
+        (Some("--door"), Some(path)) => wharf_host::door::fetch(path.as_ref()).expect("a door"),
+        // SAFETY: descriptor 3 is the listener the launcher promises and nobody else's.
+        _ => unsafe { UnixListener::from_raw_fd(3) },
     };
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || serve(&stream));

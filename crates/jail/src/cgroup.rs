@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use wharf_domain::quota::Resources;
 
-pub use self::group::{Group, enter};
+pub use self::group::{Figures, Group, enter};
 use crate::step::{At, Step};
 
 /// What of the machine's controllers jails need. `devices` exists in version 1 only; in a user namespace no device
@@ -119,6 +119,41 @@ impl Cgroups {
 
     pub fn group(&self, name: &str) -> Group {
         Group::new(self, name)
+    }
+
+    /// The groups another program put a process in; `None` when there is no such process.
+    pub fn of_process(pid: i32) -> Option<Group> {
+        let info = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        Some(Self::around(&mounts::parse(&info), &cgroup).group(""))
+    }
+
+    /// Of the lines of `/proc/<pid>/cgroup`: number, controllers (none for version 2), path.
+    fn around(mounts: &mounts::Mounts, cgroup: &str) -> Self {
+        let mut found = Self { unified: None, v2: BTreeSet::new(), v1: BTreeMap::new() };
+        for line in cgroup.lines() {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+            let path = path.trim_start_matches('/');
+            if controllers.is_empty() {
+                // Its own group only where it has one: the root's figures are the machine's.
+                if let Some(at) = mounts.v2.as_ref().filter(|_| !path.is_empty()) {
+                    found.v2 = read_words(&at.join(path).join("cgroup.controllers")).into_iter().collect();
+                    found.unified = Some(at.join(path));
+                }
+                continue;
+            }
+            for controller in controllers.split(',') {
+                if let Some(at) = mounts.v1.get(controller) {
+                    found.v1.insert(controller.to_owned(), at.join(path));
+                }
+            }
+        }
+        if found.v1.contains_key("cpuacct") {
+            // On a hybrid machine others may leave a process in a version 2 group it shares with more.
+            found.unified = None;
+        }
+        found
     }
 
     /// Makes a jail's groups and sets its limits.

@@ -33,6 +33,7 @@ const IMPORT_PATIENCE: Duration = Duration::from_secs(3600);
 const SLOW_PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct NativeRuntime {
+    name: &'static str,
     socket: PathBuf,
     idle: Mutex<Vec<UnixStream>>,
     permits: Semaphore,
@@ -55,7 +56,19 @@ impl From<std::io::Error> for Broken {
 impl NativeRuntime {
     /// `socket` is [`crate::JailerSettings::socket`]. Connects when first asked.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), idle: Mutex::new(Vec::new()), permits: Semaphore::new(CONNECTIONS) }
+        Self::called("native", socket)
+    }
+
+    /// Another runtime behind the same protocol: whoever listens on `socket` answers as the jailer would.
+    pub fn called(name: &'static str, socket: impl Into<PathBuf>) -> Self {
+        let (idle, permits) = (Mutex::new(Vec::new()), Semaphore::new(CONNECTIONS));
+        Self { name, socket: socket.into(), idle, permits }
+    }
+
+    /// Who is asked, for people.
+    fn whom(&self) -> String {
+        let who = if self.name == "native" { "jailer" } else { self.name };
+        format!("{who} at {}", self.socket.display())
     }
 
     async fn ask(&self, request: Request, patience: Duration) -> Result<Reply> {
@@ -63,7 +76,7 @@ impl NativeRuntime {
     }
 
     async fn ask_with(&self, request: Request, file: Option<OwnedFd>, patience: Duration) -> Result<Reply> {
-        let away = |why: String| Fault::Away(format!("jailer at {}: {why}", self.socket.display()));
+        let away = |why: String| Fault::Away(format!("{}: {why}", self.whom()));
         let frame = wire::encode(&request, MAX_REQUEST).map_err(|e| Fault::Refused(e.to_string()))?;
         // The other side reads on from here, and shares the position with us.
         let begin = file.as_ref().and_then(|file| rustix::fs::tell(file).ok());
@@ -98,7 +111,7 @@ impl NativeRuntime {
 
     /// A fresh connection whose other side speaks our protocol.
     async fn connect(&self) -> Result<UnixStream> {
-        let away = |why: String| Fault::Away(format!("jailer at {}: {why}", self.socket.display()));
+        let away = |why: String| Fault::Away(format!("{}: {why}", self.whom()));
         let mut stream = UnixStream::connect(&self.socket).await.map_err(|e| away(e.to_string()))?;
         let hello = wire::encode(&Request::Hello { protocol: PROTOCOL }, MAX_REQUEST)
             .map_err(|e| away(e.to_string()))?;
@@ -187,7 +200,7 @@ macro_rules! expect {
 #[async_trait]
 impl SandboxRuntime for NativeRuntime {
     fn name(&self) -> &'static str {
-        "native"
+        self.name
     }
 
     async fn capabilities(&self) -> Result<Capabilities> {
@@ -200,6 +213,7 @@ impl SandboxRuntime for NativeRuntime {
             memory_limit: c.memory_limit,
             pids_limit: c.pids_limit,
             disk_limit: c.disk_limit,
+            waives_disk_limit: c.waives_disk_limit,
             cheap_snapshots: c.cheap_snapshots,
             freeze: c.freeze,
         })

@@ -103,12 +103,60 @@ pub fn image_from_wire(i: wire::ImageInfo) -> port::ImageInfo {
     port::ImageInfo { image: i.image, size_bytes: i.size_bytes, created_ms: i.created_ms, used_by: i.used_by }
 }
 
+pub fn running_to_wire(r: port::Running) -> wire::Running {
+    wire::Running {
+        jail: r.jail,
+        session: r.session,
+        incarnation: r.incarnation,
+        volume: r.volume,
+        host_socket: r.host_socket.to_string_lossy().into_owned(),
+        warm: r.warm,
+    }
+}
+
+pub fn capabilities_to_wire(c: port::Capabilities) -> wire::Capabilities {
+    wire::Capabilities {
+        protocol: wire::PROTOCOL,
+        cgroups: c.cgroups,
+        volumes: c.volumes,
+        cpu_limit: c.cpu_limit,
+        memory_limit: c.memory_limit,
+        pids_limit: c.pids_limit,
+        disk_limit: c.disk_limit,
+        waives_disk_limit: c.waives_disk_limit,
+        cheap_snapshots: c.cheap_snapshots,
+        freeze: c.freeze,
+    }
+}
+
+pub fn inventory_to_wire(i: port::Inventory) -> wire::Inventory {
+    wire::Inventory {
+        running: i.running.into_iter().map(running_to_wire).collect(),
+        volumes: i.volumes,
+        snapshots: i.snapshots,
+        images: i.images.into_iter().map(image_to_wire).collect(),
+    }
+}
+
 pub fn inventory_from_wire(i: wire::Inventory) -> port::Inventory {
     port::Inventory {
         running: i.running.into_iter().map(running_from_wire).collect(),
         volumes: i.volumes,
         snapshots: i.snapshots,
         images: i.images.into_iter().map(image_from_wire).collect(),
+    }
+}
+
+pub fn stats_to_wire(s: port::Stats) -> wire::Stats {
+    wire::Stats {
+        cpu_usage_micros: s.cpu_usage_micros,
+        memory_bytes: s.memory_bytes,
+        memory_peak_bytes: s.memory_peak_bytes,
+        memory_limit_bytes: s.memory_limit_bytes,
+        oom_kills: s.oom_kills,
+        pids: s.pids,
+        disk_bytes: s.disk_bytes,
+        disk_limit_bytes: s.disk_limit_bytes,
     }
 }
 

@@ -29,6 +29,7 @@ use wharf_ports::runtime::ImageInfo;
 use crate::step::{At, Step};
 use crate::volume::remove_tree;
 
+pub use archive::Unpacked;
 pub use build::{Built, build};
 pub use recipe::Recipe;
 
@@ -142,19 +143,9 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<ImageInfo, Step> {
         make_dir(half_made)?;
-        let rootfs = half_made.join("rootfs");
-        make_dir(&rootfs)?;
-        let unpacked = archive::unpack(archive, &rootfs, progress)?;
+        let unpacked = unpack_to(archive, &half_made.join("rootfs"), progress)?;
         if unpacked.skipped > 0 {
             tracing::info!(%name, skipped = unpacked.skipped, "device nodes of the archive were left out: jails bring their own");
-        }
-        for needed in ["etc", "usr"] {
-            if !rootfs.join(needed).is_dir() {
-                return Err(Step::refused(
-                    "import the image",
-                    format!("the archive is no root filesystem: it has no /{needed}"),
-                ));
-            }
         }
         let image = ImageRef { name: name.clone(), digest: unpacked.digest };
         let card = Card { size_bytes: unpacked.bytes, created_ms: now_ms() };
@@ -205,6 +196,21 @@ impl Store {
     fn version(&self, image: &ImageRef) -> PathBuf {
         self.dir.join(image.name.as_str()).join(&image.digest)
     }
+}
+
+/// Unpacks any archive that can be imported to a new directory, and makes sure that it is a root filesystem.
+pub fn unpack_to(archive: File, rootfs: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Unpacked, Step> {
+    make_dir(rootfs)?;
+    let unpacked = archive::unpack(archive, rootfs, progress)?;
+    for needed in ["etc", "usr"] {
+        if !rootfs.join(needed).is_dir() {
+            return Err(Step::refused(
+                "import the image",
+                format!("the archive is no root filesystem: it has no /{needed}"),
+            ));
+        }
+    }
+    Ok(unpacked)
 }
 
 /// A digest becomes a path segment: 64 hexadecimal digits and nothing else.

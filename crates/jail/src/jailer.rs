@@ -7,7 +7,6 @@
 //! Jails outlive it: what it knows of each is on disk before it acts, and the next jailer takes over from there.
 
 mod conn;
-mod fences;
 mod helper;
 mod lifecycle;
 mod reconcile;
@@ -27,10 +26,11 @@ use wharf_domain::{JailId, SessionId, SnapshotId, VolumeId};
 use wharf_wire::jailer::{Fault, Reply, Request};
 
 use self::conn::Conn;
-use self::fences::Fences;
 use self::helper::Helper;
+pub use self::reconcile::FOREIGN;
 use self::record::Record;
 use crate::cgroup::{Cgroups, Group};
+use crate::fences::Fences;
 use crate::launch::Launcher;
 pub use crate::settings::JailerSettings;
 use crate::step::{At, Step};

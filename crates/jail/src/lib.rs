@@ -1,15 +1,16 @@
 //! The native runtime: jails, their volumes and images. Runs as root in the jailer's single-threaded process.
 #![allow(unsafe_code)]
 
-mod cgroup;
+pub mod cgroup;
 pub mod client;
-mod convert;
+pub mod convert;
+pub mod fences;
 pub mod image;
 pub mod jailer;
 mod launch;
 mod netlink;
 pub mod probe;
-mod seccomp;
+pub mod seccomp;
 mod settings;
 pub mod step;
 mod sys;

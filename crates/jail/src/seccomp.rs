@@ -63,13 +63,16 @@ const KILL: u32 = 0x8000_0000;
 const REFUSE: u32 = 0x0005_0000 | libc::EPERM as u32;
 const UNKNOWN: u32 = 0x0005_0000 | libc::ENOSYS as u32;
 
-macro_rules! numbers {
-    ($($name:ident)*) => { [$(libc::$name),*] };
+macro_rules! calls {
+    ($($name:ident)*) => { [$((stringify!($name), libc::$name)),*] };
 }
 
+/// A call by its name in libc, `SYS_…`, and its number.
+type Call = (&'static str, libc::c_long);
+
 /// Allowed whatever their arguments.
-fn plain() -> Vec<libc::c_long> {
-    let mut all = numbers![
+fn plain() -> Vec<Call> {
+    let mut all = calls![
         SYS_accept SYS_accept4 SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir SYS_chroot SYS_clock_getres
         SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range SYS_connect SYS_copy_file_range SYS_dup SYS_dup3
         SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_execve SYS_execveat SYS_exit
@@ -106,9 +109,9 @@ fn plain() -> Vec<libc::c_long> {
         SYS_writev
     ]
     .to_vec();
-    all.push(IO_PGETEVENTS);
+    all.push(("SYS_io_pgetevents", IO_PGETEVENTS));
     #[cfg(target_arch = "x86_64")]
-    all.extend(numbers![
+    all.extend(calls![
         SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create SYS_epoll_ctl_old
         SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat SYS_get_thread_area SYS_getdents SYS_getpgrp
         SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt SYS_open SYS_pause SYS_pipe
@@ -119,7 +122,8 @@ fn plain() -> Vec<libc::c_long> {
 }
 
 /// What the first argument of a call must be for it to be allowed.
-enum Argument {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
     /// One of these, all 64 bits of it or, for an `int`, the lower 32.
     OneOf { values: Vec<u32>, whole: bool },
     /// None of these bits.
@@ -128,17 +132,37 @@ enum Argument {
     Family,
 }
 
-fn conditional() -> Vec<(libc::c_long, Argument)> {
+fn conditional() -> Vec<(Call, Argument)> {
+    let [clone, personality, socket, socketpair, unshare] =
+        calls![SYS_clone SYS_personality SYS_socket SYS_socketpair SYS_unshare];
     vec![
-        (libc::SYS_clone, Argument::Without(FOREIGN_NAMESPACES)),
-        (
-            libc::SYS_personality,
-            Argument::OneOf { values: vec![0, 8, 0x20000, 0x20008, u32::MAX], whole: false },
-        ),
-        (libc::SYS_socket, Argument::Family),
-        (libc::SYS_socketpair, Argument::Family),
-        (libc::SYS_unshare, Argument::OneOf { values: vec![NEW_USER], whole: true }),
+        (clone, Argument::Without(FOREIGN_NAMESPACES)),
+        (personality, Argument::OneOf { values: vec![0, 8, 0x20000, 0x20008, u32::MAX], whole: false }),
+        (socket, Argument::Family),
+        (socketpair, Argument::Family),
+        (unshare, Argument::OneOf { values: vec![NEW_USER], whole: true }),
     ]
+}
+
+/// The same list for a runtime that compiles filters itself: names as the kernel has them, and what their first argument
+/// must be where that matters.
+pub struct List {
+    pub plain: Vec<&'static str>,
+    pub conditional: Vec<(&'static str, Argument)>,
+    /// Address families a socket may have, besides netlink.
+    pub families: Vec<u32>,
+    /// Protocols a netlink socket may have.
+    pub netlink: Vec<u32>,
+}
+
+pub fn list() -> List {
+    let name = |call: Call| call.0.trim_start_matches("SYS_");
+    List {
+        plain: plain().into_iter().map(name).collect(),
+        conditional: conditional().into_iter().map(|(call, argument)| (name(call), argument)).collect(),
+        families: FAMILIES.iter().map(|family| *family as u32).collect(),
+        netlink: NETLINK.iter().map(|protocol| *protocol as u32).collect(),
+    }
 }
 
 fn step(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
@@ -206,7 +230,7 @@ pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
     pub fn compile() -> Result<Self, Step> {
-        let allowed: BTreeSet<u32> = plain().into_iter().map(|number| number as u32).collect();
+        let allowed: BTreeSet<u32> = plain().into_iter().map(|(_, number)| number as u32).collect();
         let mut ranges: Vec<(u32, u32)> = Vec::new();
         for number in 0..=NEWEST_KNOWN {
             let verdict = if allowed.contains(&number) { ALLOW } else { REFUSE };
@@ -224,7 +248,7 @@ impl Filter {
             step(GREATER, NEWEST_KNOWN, 0, 1),
             step(RETURN, UNKNOWN, 0, 0),
         ];
-        for (number, argument) in conditional() {
+        for ((_, number), argument) in conditional() {
             let block = check(&argument);
             program.push(step(EQUAL, number as u32, 0, block.len() as u8));
             program.extend(block);

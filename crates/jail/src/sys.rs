@@ -267,3 +267,18 @@ pub fn reap(pidfd: BorrowedFd<'_>) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let _ = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
 }
+
+/// Writes a file that is either the old or the new one, whenever the process dies.
+pub fn replace(path: &std::path::Path, bytes: &[u8]) -> Result<(), Step> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let fresh = path.with_extension("new");
+    let write = || {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        std::fs::rename(&fresh, path)
+    };
+    write().at_with(|| format!("write {}", path.display()))
+}

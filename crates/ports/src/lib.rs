@@ -5,7 +5,9 @@
 pub mod bus;
 pub mod clock;
 pub mod runtime;
+mod runtimes;
 
 pub use bus::{Bus, Topic, Wake};
 pub use clock::Clock;
 pub use runtime::SandboxRuntime;
+pub use runtimes::Runtimes;

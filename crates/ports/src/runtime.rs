@@ -24,6 +24,8 @@ pub struct Capabilities {
     pub memory_limit: bool,
     pub pids_limit: bool,
     pub disk_limit: bool,
+    /// Takes sessions although it cannot limit their disk, because the settings say so.
+    pub waives_disk_limit: bool,
     /// Snapshots cost the same whatever the size.
     pub cheap_snapshots: bool,
     pub freeze: bool,
@@ -176,7 +178,7 @@ pub trait SandboxRuntime: Send + Sync + 'static {
     /// Frees the volume. Refused while a computer runs on it.
     async fn delete_volume(&self, volume: VolumeId) -> Result<()>;
 
-    /// How many computers of this image stand ready.
+    /// How many computers of this image stand ready. A runtime that has no pool refuses any but none.
     async fn keep_warm(&self, image: &Name, count: u32) -> Result<()>;
 
     /// Takes a root filesystem from a tar archive readable by this process.

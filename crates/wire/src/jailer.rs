@@ -114,6 +114,7 @@ pub struct Capabilities {
     pub memory_limit: bool,
     pub pids_limit: bool,
     pub disk_limit: bool,
+    pub waives_disk_limit: bool,
     pub cheap_snapshots: bool,
     pub freeze: bool,
 }

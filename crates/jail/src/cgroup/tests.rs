@@ -22,6 +22,21 @@ fn each_controller_is_found_where_the_machine_mounts_it() {
 }
 
 #[test]
+fn the_groups_of_a_process_another_program_started_are_found_in_either_version() {
+    let hybrid = mounts::parse(HYBRID);
+    let groups = Cgroups::around(&hybrid, "4:memory:/docker/one\n2:cpu,cpuacct:/docker/one\n0::/shared\n");
+    assert_eq!(groups.v1["memory"], PathBuf::from("/sys/fs/cgroup/memory/docker/one"));
+    assert_eq!(groups.v1["cpuacct"], PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/docker/one"));
+    assert_eq!(groups.unified, None, "a group it may share says nothing of it");
+    let pure = mounts::Mounts { v2: Some("/sys/fs/cgroup".into()), ..mounts::Mounts::default() };
+    assert_eq!(
+        Cgroups::around(&pure, "0::/docker/one\n").unified.unwrap(),
+        PathBuf::from("/sys/fs/cgroup/docker/one")
+    );
+    assert_eq!(Cgroups::around(&pure, "0::/\n").unified, None, "the root's figures are the machine's");
+}
+
+#[test]
 fn a_machine_without_a_controller_refuses_instead_of_going_without() {
     let groups = Cgroups::among(&mounts::parse(HYBRID), "wharf");
     let refusal = groups.create("x", &Resources::default()).unwrap_err();

@@ -16,7 +16,7 @@ const BUFFER: usize = 256 << 10;
 const REPORT_EVERY: u64 = 8 << 20;
 
 /// What came of an archive.
-pub(super) struct Unpacked {
+pub struct Unpacked {
     /// SHA-256 of the archive as it is, compression included.
     pub digest: String,
     /// Bytes of the files' content.

@@ -12,6 +12,8 @@ use super::{End, Jail, Jailer};
 use crate::step::{At, Step};
 use crate::sys;
 
+/// A directory that holds this file belongs to another runtime of the machine, which looks after it itself.
+pub const FOREIGN: &str = "runtime.json";
 /// Killed processes are gone in milliseconds; what is not by then is reported, and tried again at the next start.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -21,6 +23,9 @@ impl Jailer {
         for entry in std::fs::read_dir(&directory).at("look for jails")?.flatten() {
             let name = entry.file_name();
             let Some(id) = name.to_str().and_then(|n| n.parse::<JailId>().ok()) else { continue };
+            if entry.path().join(FOREIGN).exists() {
+                continue;
+            }
             let record = Record::load(&entry.path());
             match &record {
                 Ok(record) if record.jail == id && self.adopt(record)? => continue,

@@ -2,7 +2,6 @@
 //!
 //! Not synced: the files matter only while the machine that runs the jails is up.
 
-use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -98,16 +97,4 @@ pub(super) fn socket(run_dir: &Path, jail: JailId) -> PathBuf {
 /// The gateway puts its socket for the jail there.
 pub(super) fn gateway(run_dir: &Path, jail: JailId) -> PathBuf {
     directory(run_dir, jail).join("gateway")
-}
-
-/// Writes a file that is either the old or the new one, whenever the process dies.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Step> {
-    let fresh = path.with_extension("new");
-    let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        std::fs::rename(&fresh, path)
-    };
-    write().at_with(|| format!("write {}", path.display()))
 }

@@ -11,11 +11,12 @@ use wharf_domain::image::ImageRef;
 use wharf_domain::{JailId, Name, VolumeId};
 use wharf_ports::runtime::{JailSpec, Source, VolumeSpec};
 
-use super::record::{Phase, Record, replace};
+use super::record::{Phase, Record};
 use super::{End, Jail, Jailer};
 use crate::launch::write_names;
 use crate::step::{At, Kind, Step};
 use crate::sys;
+use crate::sys::replace;
 
 /// Quiet for this long means no burst is under way.
 const QUIET: Duration = Duration::from_millis(20);

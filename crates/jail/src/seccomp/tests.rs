@@ -38,8 +38,8 @@ fn answer(number: libc::c_long, argument: u64) -> u32 {
 #[test]
 fn every_call_there_is_gets_the_answer_the_list_gives_it() {
     let filter = Filter::compile().unwrap();
-    let allowed = plain();
-    let by_argument: Vec<_> = conditional().into_iter().map(|(number, _)| number).collect();
+    let allowed: Vec<_> = plain().into_iter().map(|(_, number)| number).collect();
+    let by_argument: Vec<_> = conditional().into_iter().map(|((_, number), _)| number).collect();
     for number in 0..=NEWEST_KNOWN {
         let asked = libc::c_long::from(number);
         if by_argument.contains(&asked) || asked == libc::SYS_clone3 {

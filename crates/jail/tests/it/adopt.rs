@@ -5,6 +5,8 @@ use std::time::Duration;
 use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::Fault;
 
+use wharf_testkit::contract::Machine as _;
+
 use crate::harness::{ok, run};
 use crate::machine;
 

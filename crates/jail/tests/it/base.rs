@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use wharf_ports::SandboxRuntime;
 
+use wharf_testkit::contract::Machine as _;
+
 use crate::harness::{ok, run};
 use crate::machine;
 

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,11 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use wharf_domain::image::ImageRef;
-use wharf_domain::quota::Resources;
-use wharf_domain::{SessionId, SnapshotId, VolumeId};
 use wharf_jail::NativeRuntime;
 use wharf_ports::SandboxRuntime;
-use wharf_ports::runtime::{JailSpec, Running, Source, VolumeSpec};
+pub use wharf_testkit::contract::{ok, run};
 
 const BUSYBOX: &str = "/bin/busybox";
 const IDS_PER_MACHINE: u32 = 65536 * 512;
@@ -79,7 +76,7 @@ impl Machine {
 
     /// The tests' image after some rearranging by a script in its root.
     pub fn image_with(&self, script: &str) -> std::fs::File {
-        tiny_image(&self.dir, script)
+        wharf_testkit::contract::tiny_image(&self.dir, &example("session_init"), &example("breakout"), script)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -136,46 +133,6 @@ impl Machine {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    pub fn spec(&self) -> JailSpec {
-        JailSpec {
-            session: SessionId::new(),
-            incarnation: 1,
-            volume: VolumeSpec {
-                volume: VolumeId::new(),
-                image: self.image.clone(),
-                disk_mib: 128,
-                source: Source::Empty,
-            },
-            resources: Resources { cpu_millis: 1000, memory_mib: 256, disk_mib: 128, pids: 128 },
-            hostname: "lab".parse().unwrap(),
-            allow_root: true,
-        }
-    }
-
-    pub fn fork_spec(&self, snapshot: SnapshotId) -> JailSpec {
-        let mut spec = self.spec();
-        spec.volume.source = Source::Snapshot(snapshot);
-        spec
-    }
-
-    /// A running session and what started it.
-    pub async fn session(&self) -> (JailSpec, Running) {
-        let spec = self.spec();
-        let running = self.launch(&spec).await;
-        (spec, running)
-    }
-
-    pub async fn launch(&self, spec: &JailSpec) -> Running {
-        match self.runtime.launch(spec).await {
-            Ok(running) => running,
-            Err(fault) => panic!("{fault}\n{}", self.log()),
-        }
-    }
-
-    pub async fn stop(&self, spec: &JailSpec) {
-        self.runtime.stop(spec.session, Duration::from_secs(2)).await.unwrap();
     }
 
     /// Waits until as many jails stand ready, seen from the outside: directories of jails that are nobody's.
@@ -315,77 +272,9 @@ fn loop_device(below: &str) -> Option<String> {
     None
 }
 
-/// Runs a script in a jail as a user of it; its exit code and everything it wrote.
-pub fn run(jail: &Running, uid: u32, script: &str) -> (i32, String) {
-    let mut stream = UnixStream::connect(&jail.host_socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(stream, "{uid}\n{script}").unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).unwrap();
-    let reply = String::from_utf8_lossy(&reply).into_owned();
-    let (code, text) = reply.split_once('\n').unwrap_or((&reply, ""));
-    (code.parse().unwrap_or(-2), text.trim_end().to_owned())
-}
-
-/// As [`run`], for a script that has to succeed.
-#[track_caller]
-pub fn ok(jail: &Running, uid: u32, script: &str) -> String {
-    let (code, text) = run(jail, uid, script);
-    assert_eq!(code, 0, "{script}\n{text}");
-    text
-}
-
 pub fn example(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let path = exe.parent().unwrap().parent().unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is not built: cargo build -p wharf-jail --examples", path.display());
     path
-}
-
-/// A root filesystem of busybox, and of what the tests' own process 1 links to.
-fn tiny_image(dir: &Path, script: &str) -> std::fs::File {
-    let root = dir.join("tiny");
-    for (path, mode) in [
-        ("bin", 0o755),
-        ("usr", 0o755),
-        ("etc", 0o755),
-        ("proc", 0o755),
-        ("sys", 0o755),
-        ("dev", 0o755),
-        ("run", 0o755),
-        ("root", 0o700),
-        ("home/agent", 0o755),
-        ("tmp", 0o1777),
-    ] {
-        std::fs::create_dir_all(root.join(path)).unwrap();
-        std::fs::set_permissions(root.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-    std::os::unix::fs::chown(root.join("home/agent"), Some(1000), Some(1000)).unwrap();
-    std::fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n",
-    )
-    .unwrap();
-    std::fs::write(root.join("etc/group"), "root:x:0:\nagent:x:1000:\n").unwrap();
-    std::fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
-    let applets = Command::new(BUSYBOX).arg("--list").output().unwrap();
-    for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|a| *a != "busybox") {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    let linked = Command::new("ldd").arg(example("session_init")).output().unwrap();
-    for library in String::from_utf8(linked.stdout).unwrap().split_whitespace().filter(|w| w.starts_with('/'))
-    {
-        let inside = root.join(library.trim_start_matches('/'));
-        std::fs::create_dir_all(inside.parent().unwrap()).unwrap();
-        std::fs::copy(library, inside).unwrap();
-    }
-    std::fs::copy(example("breakout"), root.join("bin/breakout")).unwrap();
-    assert!(Command::new("sh").current_dir(&root).args(["-c", script]).status().unwrap().success());
-    let archive = dir.join("tiny.tar");
-    let made =
-        Command::new("tar").arg("-C").arg(&root).args(["-cf"]).arg(&archive).arg(".").status().unwrap();
-    assert!(made.success());
-    std::fs::remove_dir_all(&root).unwrap();
-    std::fs::File::open(archive).unwrap()
 }

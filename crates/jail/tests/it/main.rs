@@ -10,12 +10,9 @@ mod lab;
 
 mod adopt;
 mod base;
-mod breakout;
+mod contract;
 mod images;
-mod launch;
-mod limits;
 mod network;
 mod protocol;
-mod snapshots;
 mod volumes;
 mod warm;

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 
 use wharf_ports::SandboxRuntime;
 
+use wharf_testkit::contract::Machine as _;
+
 use crate::harness::{Machine, ok};
 use crate::machine;
 

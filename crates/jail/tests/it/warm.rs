@@ -4,6 +4,8 @@ use wharf_domain::{Name, VolumeId};
 use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::Fault;
 
+use wharf_testkit::contract::Machine as _;
+
 use crate::harness::{Machine, ok};
 use crate::machine;
 

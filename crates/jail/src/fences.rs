@@ -1,13 +1,13 @@
 //! The newest incarnation seen of each session, so that a caller who slept through a takeover cannot start or
-//! replace a computer. Kept beside the volumes: it lasts as long as they do.
+//! replace a computer. Kept beside the volumes: it lasts as long as they do. Every runtime of the machine has its own.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use wharf_domain::{SessionId, VolumeId};
 
-use super::record::replace;
 use crate::step::{At, Step};
+use crate::sys::replace;
 
 #[derive(Clone, Copy)]
 struct Fence {
@@ -15,7 +15,7 @@ struct Fence {
     volume: VolumeId,
 }
 
-pub(super) struct Fences {
+pub struct Fences {
     directory: PathBuf,
     known: HashMap<SessionId, Fence>,
 }

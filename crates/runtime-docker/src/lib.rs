@@ -1,0 +1,24 @@
+//! Sessions on Docker Engine: the same `wharf-host` as process 1, the same two sockets, the same list of system calls.
+//!
+//! A session's volume is its container: the writable layer keeps the files, a stop keeps the container, a snapshot is a
+//! commit and a fork a container made from one. Until it is first started a volume is no more than a tag on an image.
+//!
+//! Whoever may use the engine's socket is root on the machine. So the control plane never does: [`broker`] runs as a
+//! process of its own that answers the jailer's closed protocol and nothing else.
+//!
+//! Refuses what the engine cannot keep: a disk limit on a storage driver without one, computers that stand ready.
+
+pub mod broker;
+mod container;
+mod copies;
+mod engine;
+mod images;
+mod launch;
+mod names;
+mod place;
+mod profile;
+mod runtime;
+mod settings;
+
+pub use runtime::DockerRuntime;
+pub use settings::{SOCKET, Settings, broker_socket};

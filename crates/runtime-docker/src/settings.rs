@@ -1,0 +1,46 @@
+//! What the runtime is told before it starts. Nothing of it can be changed by a request.
+
+use std::path::{Path, PathBuf};
+
+/// Where distributions put the engine's socket.
+pub const SOCKET: &str = "/run/docker.sock";
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The engine's unix socket.
+    pub engine: PathBuf,
+    /// Where running sessions have their sockets: `<run_dir>/jails/<id>`, beside those of the native runtime.
+    pub run_dir: PathBuf,
+    /// What must outlive the machine's memory: fences, and the name of this installation on the engine. Root's own.
+    pub state_dir: PathBuf,
+    /// The statically linked program that becomes process 1.
+    pub host_binary: PathBuf,
+    /// Who may connect to the sessions' sockets.
+    pub control_uid: u32,
+    pub control_gid: u32,
+    /// Takes sessions without a disk limit where the engine's storage driver has none.
+    pub waive_disk_limit: bool,
+}
+
+impl Settings {
+    pub fn new(engine: PathBuf, run_dir: PathBuf, state_dir: PathBuf, host_binary: PathBuf) -> Self {
+        Self {
+            engine,
+            run_dir,
+            state_dir,
+            host_binary,
+            control_uid: 0,
+            control_gid: 0,
+            waive_disk_limit: false,
+        }
+    }
+
+    pub(crate) fn jails(&self) -> PathBuf {
+        self.run_dir.join("jails")
+    }
+}
+
+/// Where the broker listens.
+pub fn broker_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("docker.sock")
+}

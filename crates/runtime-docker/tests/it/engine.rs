@@ -1,0 +1,174 @@
+//! What is the engine's own: what it cannot promise, and what happens when it or its caller goes away.
+
+use std::time::Duration;
+
+use wharf_domain::quota::Resources;
+use wharf_domain::{SnapshotId, VolumeId};
+use wharf_ports::SandboxRuntime;
+use wharf_ports::runtime::{Fault, Source};
+use wharf_testkit::contract::{Machine as _, ok, run};
+
+use crate::harness::Machine;
+use crate::machine;
+
+#[tokio::test]
+async fn what_the_engine_cannot_promise_is_said_and_refused() {
+    if wharf_testkit::docker::missing().is_some() {
+        return;
+    }
+    let machine = Machine::start(false).await;
+    let said = machine.runtime.capabilities().await.unwrap();
+    assert_eq!((said.runtime.as_str(), said.cheap_snapshots), ("docker", false));
+    assert!(said.cpu_limit && said.memory_limit && said.pids_limit, "{said:?}");
+    assert!(!said.disk_limit && !said.waives_disk_limit, "{said:?}");
+    let Err(Fault::Refused(why)) = machine.runtime.launch(&machine.spec()).await else { panic!("launched") };
+    assert!(why.contains("128 MiB") && why.contains("docker.waive_disk_limit"), "{why}");
+    assert!(machine.runtime.inventory().await.unwrap().volumes.is_empty());
+    machine.runtime.keep_warm(&machine.image.name, 0).await.unwrap();
+    let Err(Fault::Refused(why)) = machine.runtime.keep_warm(&machine.image.name, 1).await else {
+        panic!("it promised computers that stand ready")
+    };
+    assert!(why.contains("warm.tiny"), "{why}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_died_finds_its_sessions_again_and_ends_what_it_only_half_started() {
+    let mut machine = machine!();
+    let (spec, running) = machine.session().await;
+    let (half, half_running) = machine.session().await;
+    ok(&running, 1000, "echo here > /tmp/file; (sleep 1000 >/dev/null 2>&1 &)");
+    // As if it had died before it wrote down that the second one runs.
+    let record = half_running.host_socket.with_file_name("runtime.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let started = text.split(r#""started_at":"#).nth(1).unwrap().trim_end_matches('}').to_owned();
+    std::fs::write(&record, text.replace(&started, "null")).unwrap();
+    // And in the middle of a copy of the first one.
+    machine.docker(&["pause", &format!("wharf-{}", spec.volume.volume)]);
+    machine.again();
+    assert_eq!(machine.runtime.observe(spec.session).await.unwrap(), Some(running.clone()));
+    assert_eq!(machine.runtime.observe(half.session).await.unwrap(), None);
+    assert_eq!(machine.launch(&spec).await, running, "the same launch again is the same computer");
+    assert_eq!(ok(&running, 1000, "cat /tmp/file; ps | grep -c '[s]leep 1000'"), "here\n1");
+    let again = machine.launch(&half).await;
+    assert_eq!(ok(&again, 0, "echo up"), "up");
+    // Who was overtaken stays overtaken.
+    let mut newer = spec.clone();
+    newer.incarnation = 7;
+    machine.launch(&newer).await;
+    machine.again();
+    assert!(matches!(machine.runtime.launch(&spec).await, Err(Fault::Fenced(_))));
+    machine.stop(&newer).await;
+    machine.stop(&half).await;
+    assert_eq!(machine.leftovers(), "");
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_away_is_away_and_comes_back_with_all_files() {
+    let mut machine = machine!();
+    let (mut spec, running) = machine.session().await;
+    ok(&running, 0, "echo kept > /root/file; sync");
+    machine.engine.down();
+    assert!(matches!(machine.runtime.observe(spec.session).await, Err(Fault::Away(_))));
+    assert!(matches!(machine.runtime.inventory().await, Err(Fault::Away(_))));
+    machine.engine.up();
+    assert_eq!(machine.runtime.observe(spec.session).await.unwrap(), None, "it ended with the engine");
+    assert!(!running.host_socket.exists());
+    spec.incarnation += 1;
+    spec.volume.source = Source::Existing;
+    let running = machine.launch(&spec).await;
+    assert_eq!(ok(&running, 0, "cat /root/file"), "kept");
+}
+
+#[tokio::test]
+async fn a_volume_that_should_be_there_and_is_not_is_missing() {
+    let machine = machine!();
+    let mut spec = machine.spec();
+    spec.volume.source = Source::Existing;
+    let missing = machine.runtime.launch(&spec).await;
+    assert!(matches!(missing, Err(Fault::Missing(_))), "{missing:?}");
+    // Made and never started: it is there, can be copied and deleted, and has a container only once it runs.
+    let prepared = machine.spec();
+    machine.runtime.prepare_volume(&prepared.volume).await.unwrap();
+    machine.runtime.prepare_volume(&prepared.volume).await.unwrap();
+    assert_eq!(machine.runtime.inventory().await.unwrap().volumes, [prepared.volume.volume]);
+    let snapshot = SnapshotId::new();
+    machine.runtime.snapshot(prepared.volume.volume, snapshot).await.unwrap();
+    machine.runtime.delete_volume(prepared.volume.volume).await.unwrap();
+    let fork = machine.launch(&machine.fork_spec(snapshot)).await;
+    assert_eq!(ok(&fork, 0, "echo fork"), "fork");
+    assert!(matches!(machine.runtime.delete_volume(VolumeId::new()).await, Ok(())));
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_in_a_container_is_changed_by_another_one_on_the_same_files() {
+    let machine = machine!();
+    let (mut spec, running) = machine.session().await;
+    ok(&running, 0, "echo kept > /root/file; chown 1000:1000 /root/file; rm /etc/group");
+    machine.stop(&spec).await;
+    spec.incarnation += 1;
+    spec.volume.source = Source::Existing;
+    spec.hostname = "renamed".parse().unwrap();
+    spec.resources = Resources { memory_mib: 128, pids: 50, ..spec.resources };
+    let running = machine.launch(&spec).await;
+    assert_eq!(
+        ok(&running, 0, "hostname; cat /root/file; stat -c %u /root/file; ls /etc/group 2>&1 | grep -c No"),
+        "renamed\nkept\n1000\n1"
+    );
+    let stats = machine.runtime.stats(spec.session, spec.volume.volume).await.unwrap();
+    assert_eq!(stats.memory_limit_bytes >> 20, 128);
+    assert!(stats.disk_bytes > 0 && stats.memory_bytes > 0 && stats.pids > 0, "{stats:?}");
+    assert_eq!(machine.docker(&["ps", "-aq"]).lines().count(), 1, "the old one is gone");
+}
+
+#[tokio::test]
+async fn what_was_deleted_leaves_nothing_on_the_engine() {
+    let machine = machine!();
+    let (spec, running) = machine.session().await;
+    ok(&running, 0, "dd if=/dev/urandom of=/big bs=1M count=5 2>/dev/null");
+    let snapshot = SnapshotId::new();
+    let taken = machine.runtime.snapshot(spec.volume.volume, snapshot).await.unwrap();
+    assert!(taken.bytes >= 5 << 20, "{taken:?}");
+    let fork_spec = machine.fork_spec(snapshot);
+    let fork = machine.launch(&fork_spec).await;
+    // The fork stands on the copy without its name.
+    machine.runtime.delete_snapshot(snapshot).await.unwrap();
+    assert_eq!(ok(&fork, 0, "stat -c %s /big"), (5 << 20).to_string());
+    for spec in [&spec, &fork_spec] {
+        machine.stop(spec).await;
+        machine.runtime.delete_volume(spec.volume.volume).await.unwrap();
+    }
+    machine.runtime.delete_image(&machine.image).await.unwrap();
+    machine.runtime.delete_image(&machine.image).await.unwrap();
+    assert_eq!(machine.docker(&["ps", "-aq"]), "");
+    assert_eq!(machine.docker(&["images", "-aq"]), "");
+    assert_eq!(machine.leftovers(), "");
+}
+
+#[tokio::test]
+async fn containers_of_others_are_not_ours_to_touch() {
+    let machine = machine!();
+    let (_, running) = machine.session().await;
+    let image = machine.docker(&["images", "-q"]).lines().next().unwrap().to_owned();
+    machine.docker(&["run", "-d", "--name", "other", "--network", "none", &image, "/bin/sleep", "1000"]);
+    machine.runtime.stop_all(Duration::from_secs(1)).await.unwrap();
+    assert!(!running.host_socket.exists());
+    assert_eq!(machine.docker(&["ps", "--format", "{{.Names}}"]), "other");
+    assert_eq!(machine.runtime.inventory().await.unwrap().volumes.len(), 1);
+    machine.docker(&["rm", "-f", "other"]);
+}
+
+#[tokio::test]
+async fn the_hosts_socket_is_out_of_reach_from_inside() {
+    let machine = machine!();
+    let (_, running) = machine.session().await;
+    assert_eq!(ok(&running, 0, "ls -A /run/wharf/door; ls /run/wharf"), "door\ngateway\nwharf-host");
+    for attempt in [
+        "touch /run/wharf/door/s",
+        "touch /run/wharf/gateway/x",
+        "umount /run/wharf/door",
+        "mount -o remount,rw /run/wharf/door",
+    ] {
+        let (code, text) = run(&running, 0, attempt);
+        assert_ne!(code, 0, "{attempt}: {text}");
+    }
+}

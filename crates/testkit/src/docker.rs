@@ -1,0 +1,101 @@
+//! A Docker Engine of the test's own: Debian's `docker.io` on directories and a socket that go away with it.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DAEMON: &str = "/usr/sbin/dockerd";
+
+/// Why there can be none here; `None` when there can. Fails where it is required.
+pub fn missing() -> Option<String> {
+    let why = if !rustix::process::geteuid().is_root() {
+        "not root".to_owned()
+    } else if Path::new(DAEMON).exists() {
+        return None;
+    } else {
+        format!("{DAEMON} is missing (apt install docker.io)")
+    };
+    let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|r| r.trim() == "docker"), "Docker tests are required here, but: {why}");
+    println!("skipped: {why}");
+    Some(why)
+}
+
+pub struct Engine {
+    dir: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Engine {
+    /// Starts one in a new directory. Its path must be short: sockets lie in it.
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let mut engine = Self { dir: dir.canonicalize().unwrap(), daemon: None };
+        engine.up();
+        engine
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
+    /// Starts it on what it left, and waits until it answers.
+    pub fn up(&mut self) {
+        let log = std::fs::File::options().append(true).create(true).open(self.dir.join("log")).unwrap();
+        let at = |name: &str| self.dir.join(name).display().to_string();
+        let mut daemon = Command::new(DAEMON)
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+            .args(["--host", &format!("unix://{}", at("sock")), "--bridge", "none", "--iptables=false"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !self.answers() {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                panic!("dockerd ended with {status}:\n{}", self.log());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no dockerd after 30 s:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemon = Some(daemon);
+    }
+
+    fn answers(&self) -> bool {
+        use std::io::{Read as _, Write as _};
+        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(self.socket()) else { return false };
+        let mut text = [0_u8; 12];
+        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n").is_ok()
+            && stream.read_exact(&mut text).is_ok()
+            && text.ends_with(b"200")
+    }
+
+    /// Stops it, and with it all containers.
+    pub fn down(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        // It ends its containerd on SIGTERM; SIGKILL would orphan that one.
+        let _ = Command::new("kill").arg(daemon.id().to_string()).status();
+        let _ = daemon.wait();
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.down();
+        // What a container that would not end still holds.
+        let here = self.dir.display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points =
+            mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with(&here));
+        for point in points {
+            let _ = Command::new("umount").args(["-l", point]).status();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
