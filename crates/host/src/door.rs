@@ -28,8 +28,7 @@ pub fn fetch(path: &Path) -> io::Result<UnixListener> {
         .map_err(|e| told("wait at", e.into()))?;
     let fd: Option<OwnedFd> = control
         .drain()
-        .filter_map(|m| if let RecvAncillaryMessage::ScmRights(mut fds) = m { fds.next() } else { None })
-        .next();
+        .find_map(|m| if let RecvAncillaryMessage::ScmRights(mut fds) = m { fds.next() } else { None });
     let fd = fd.ok_or_else(|| told("take the socket from", io::ErrorKind::UnexpectedEof.into()))?;
     if !rustix::net::sockopt::socket_acceptconn(&fd)? {
         return Err(told("take the socket from", io::Error::other("it does not listen")));

@@ -18,9 +18,9 @@ use crate::tree::{Process, below, parse_stat};
 #[test]
 fn a_command_line_says_where_to_listen_or_what_is_wrong() {
     let parse = |args: &[&str]| Options::parse(args.iter().map(|a| (*a).to_owned()));
-    assert_eq!(parse(&[]).unwrap(), Options { listen: None, root: "/".into() });
+    assert_eq!(parse(&[]).unwrap(), Options { listen: None, door: None, root: "/".into() });
     let both = parse(&["--root", "/r", "--listen", "/s"]).unwrap();
-    assert_eq!(both, Options { listen: Some("/s".into()), root: "/r".into() });
+    assert_eq!(both, Options { listen: Some("/s".into()), door: None, root: "/r".into() });
     assert_eq!(parse(&["--listen"]).unwrap_err().1, 2);
     assert!(parse(&["--lisen", "x"]).unwrap_err().0.contains("--lisen"));
     assert_eq!(parse(&["--help"]).unwrap_err().1, 0);

@@ -247,8 +247,7 @@ impl Engine {
         let step = "make the container";
         let options = CreateContainerOptionsBuilder::new().name(&Names::container(volume)).build();
         match self.client(PATIENCE).await?.create_container(Some(options), body).await {
-            Ok(_) => Ok(()),
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+            Ok(_) | Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
             // The engine's word for limits its storage driver cannot keep after all.
             Err(Error::DockerResponseServerError { message, .. }) if message.contains("storage-opt") => {
                 Err(Fault::Refused(format!("{step}: {message}")))

@@ -28,7 +28,7 @@ pub async fn a_fork_of_a_running_session_has_its_files_and_goes_its_own_way(mach
     ok(&fork, 0, "rm -r /work");
     assert_eq!(ok(&parent, 0, "cat /work/later"), "later");
 
-    assert!(matches!(machine.runtime().delete_image(&machine.image()).await, Err(Fault::InUse(_))));
+    assert!(matches!(machine.runtime().delete_image(machine.image()).await, Err(Fault::InUse(_))));
     machine.runtime().delete_snapshot(snapshot).await.unwrap();
     machine.runtime().delete_snapshot(snapshot).await.unwrap();
     assert!(machine.runtime().inventory().await.unwrap().snapshots.is_empty());
