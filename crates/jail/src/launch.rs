@@ -6,7 +6,7 @@
 
 mod child;
 mod etc;
-pub mod network;
+mod network;
 mod root;
 
 use std::io::IoSlice;

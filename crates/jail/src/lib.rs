@@ -7,7 +7,7 @@ pub mod convert;
 pub mod fences;
 pub mod image;
 pub mod jailer;
-pub mod launch;
+mod launch;
 mod netlink;
 pub mod probe;
 pub mod seccomp;

@@ -3,7 +3,6 @@
 //! Nothing here is found by polling. Wake-ups and timers start a reconciler for one session; a slow look at the
 //! runtime's inventory finds computers that ended by themselves and things nobody knows.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +14,8 @@ use tokio::task::JoinSet;
 use wharf_chassis::Stop;
 use wharf_domain::image::ImageRef;
 use wharf_domain::{Error, Name, OperatorId, SessionId, Time};
-use wharf_ports::{Runtimes, Topic, Wake};
+use wharf_ports::runtime::SandboxRuntime;
+use wharf_ports::{Topic, Wake};
 use wharf_store::sessions::work::{Owner, Work};
 use wharf_store::{Actor, Store};
 
@@ -53,16 +53,15 @@ impl Settings {
 
 pub(crate) struct Inner {
     pub work: Work,
-    pub runtimes: Runtimes,
+    pub runtime: Arc<dyn SandboxRuntime>,
     pub host: Arc<dyn HostPort>,
     pub slots: Slots,
     pub settings: Settings,
     timers: Timers,
     turns: Semaphore,
     tasks: std::sync::Mutex<JoinSet<()>>,
-    /// By runtime, the images for which computers stand ready where that was asked for; none when it has to be asked
-    /// (again).
-    pub known_images: std::sync::Mutex<HashMap<&'static str, Vec<ImageRef>>>,
+    /// Images for which computers stand ready where that was asked for; `None` when it has to be asked (again).
+    pub known_images: std::sync::Mutex<Option<Vec<ImageRef>>>,
     /// Nothing new is begun.
     ending: AtomicBool,
 }
@@ -70,7 +69,7 @@ pub(crate) struct Inner {
 /// How long what is being done may take when the operator is told to stop; it is done anew by the next one otherwise.
 const FINISH: Duration = Duration::from_secs(5);
 
-/// Reconciles the sessions of all runtimes.
+/// Reconciles the sessions of one runtime.
 #[derive(Clone)]
 pub struct Operator(Arc<Inner>);
 
@@ -116,14 +115,14 @@ impl Inner {
 impl Operator {
     pub fn new(
         store: &Store,
-        runtimes: impl Into<Runtimes>,
+        runtime: Arc<dyn SandboxRuntime>,
         host: Arc<dyn HostPort>,
         settings: Settings,
     ) -> Self {
         let owner = Owner { operator: OperatorId::new(), machine: settings.machine.clone() };
         Self(Arc::new(Inner {
             work: store.system(Actor::Operator).work(owner),
-            runtimes: runtimes.into(),
+            runtime,
             host,
             slots: Slots::default(),
             timers: Timers::default(),

@@ -58,7 +58,7 @@ impl Lab {
         let (stopper, stop) = Stopper::new();
         let app = App {
             store: store.clone(),
-            runtimes: desk.clone().into(),
+            runtime: desk.clone(),
             bus: db.bus.clone(),
             clock: Arc::new(db.clock.clone()),
             settings: Arc::new(settings),

@@ -16,14 +16,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub fn run(parts: &Parts, stop: Stop) -> impl Future<Output = Result<()>> + Send + use<> {
-    let (store, runtimes) = (parts.store.clone(), parts.runtimes.clone());
-    let operator = Operator::new(&store, runtimes.clone(), Arc::new(HttpHost), told(&parts.settings));
+    let (store, runtime) = (parts.store.clone(), parts.runtime.clone());
+    let operator = Operator::new(&store, runtime.clone(), Arc::new(HttpHost), told(&parts.settings));
     async move {
         let reconciler = async {
-            // Sessions elsewhere wait for their runtime one by one.
-            if let Some(first) = runtimes.all().first()
-                && !jailer(&**first, &stop).await
-            {
+            if !jailer(&*runtime, &stop).await {
                 return Ok(());
             }
             operator.run(stop.clone()).await
