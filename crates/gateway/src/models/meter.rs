@@ -199,13 +199,9 @@ impl Meter {
                 self.said += part.len() as u64;
             }
         }
-        match event.kind.as_deref() {
-            Some(
-                "message_stop" | "response.completed" | "response.incomplete" | "response.failed" | "error",
-            ) => {
-                self.complete = true;
-            }
-            _ => {}
+        let last = ["message_stop", "response.completed", "response.incomplete", "response.failed", "error"];
+        if event.kind.as_deref().is_some_and(|kind| last.contains(&kind)) {
+            self.complete = true;
         }
         // Anthropic's first event says what was read; what was written is final only in the last.
         if let Some(usage) = event.message.and_then(|m| m.usage) {

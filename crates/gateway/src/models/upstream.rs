@@ -183,7 +183,7 @@ pub(super) async fn ask(http: &Http, ask: &Ask) -> Result<Answer, Failed> {
         let last = attempt > ask.retries;
         let pause = match once(http, ask, attempt).await {
             Ok(answer) => match again(&answer) {
-                Some(after) if !last && after.is_none_or(|a| a <= PATIENCE) => after,
+                Again::After(after) if !last && after.is_none_or(|a| a <= PATIENCE) => after,
                 _ => return Ok(answer),
             },
             Err((fault, worth)) => {
@@ -256,25 +256,30 @@ fn unreachable(error: &ClientError) -> (Fault, bool) {
     (Fault::new(StatusCode::BAD_GATEWAY, "provider_unreachable", text), true)
 }
 
-/// Whether the answer is one to try again, and after which pause where the provider says it.
-fn again(answer: &Answer) -> Option<Option<Duration>> {
+/// What an answer says of trying again.
+enum Again {
+    No,
+    /// After the provider's own pause, where it says one.
+    After(Option<Duration>),
+}
+
+fn again(answer: &Answer) -> Again {
     let headers = answer.response.headers();
     let said = headers.get("x-should-retry").map(HeaderValue::as_bytes);
     let status = answer.response.status().as_u16();
     let worth = match (said, status) {
         (Some(b"false"), _) => false,
-        (Some(b"true"), 400..) => true,
-        (_, 408 | 429 | 500 | 502 | 503 | 504 | 529) => true,
+        (Some(b"true"), 400..) | (_, 408 | 429 | 500 | 502 | 503 | 504 | 529) => true,
         _ => answer.first.as_deref().is_some_and(overloaded),
     };
     if !worth {
-        return None;
+        return Again::No;
     }
     let number =
         |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok().filter(|n| *n >= 0.0);
     let after = number("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| number(RETRY_AFTER.as_str()));
     // A number nobody can wait for is as good as any that is over the patience.
-    Some(after.map(|s| Duration::from_secs_f64(s.min(86_400.0))))
+    Again::After(after.map(|s| Duration::from_secs_f64(s.min(86_400.0))))
 }
 
 /// A stream that begins with the news that it will be none.
