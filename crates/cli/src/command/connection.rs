@@ -61,9 +61,9 @@ impl Place {
 pub enum Command {
     /// Make a connection
     #[command(after_help = "Examples:
-  wharf connection create github --host github.com --basic x-access-token --secret gh-token
-  wharf connection create api --host api.example.org --bearer --secret api-key --method GET --path /v1
-  wharf connection create maps --host maps.example.org --query key --secret maps-key")]
+  wharf connection create github --host github.com --basic x-access-token --key-secret gh-token
+  wharf connection create api --host api.example.org --bearer --key-secret api-key --method GET --path /v1
+  wharf connection create maps --host maps.example.org --query key --key-secret maps-key")]
     Create {
         #[arg(value_parser = common::name)]
         name: Name,
@@ -71,7 +71,7 @@ pub enum Command {
         #[arg(long, value_name = "HOST", value_parser = pattern)]
         host: Pattern,
         /// The secret that is put in
-        #[arg(long, value_name = "SECRET", value_parser = common::name, add = crate::complete::secrets())]
+        #[arg(long = "key-secret", value_name = "NAME", value_parser = common::name, add = crate::complete::secrets())]
         secret: Name,
         #[command(flatten)]
         requests: Requests,
@@ -92,7 +92,7 @@ pub enum Command {
     },
     /// Change a connection; what is not given stays
     #[command(after_help = "Examples:
-  wharf connection update github --secret gh-token-2
+  wharf connection update github --key-secret gh-token-2
   wharf connection update api --path /v2 --method GET --method POST")]
     Update {
         #[arg(add = crate::complete::connections())]
@@ -101,7 +101,7 @@ pub enum Command {
         #[arg(long, value_name = "HOST", value_parser = pattern)]
         host: Option<Pattern>,
         /// The secret that is put in
-        #[arg(long, value_name = "SECRET", value_parser = common::name, add = crate::complete::secrets())]
+        #[arg(long = "key-secret", value_name = "NAME", value_parser = common::name, add = crate::complete::secrets())]
         secret: Option<Name>,
         #[command(flatten)]
         requests: Requests,
