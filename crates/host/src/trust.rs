@@ -79,17 +79,14 @@ pub fn install(root: &Root, power: Power, authority: Option<&str>) -> io::Result
         return Ok(None);
     }
     let bundle = format!("{}/{}", files.bundle_directory, files.bundle);
-    let mut old = read(root, &bundle, BUNDLE_BYTES);
-    let based_on = if power == Power::Jail { old.clone() } else { read(root, SYSTEM_BUNDLE, BUNDLE_BYTES) };
-    let whole = with(based_on.unwrap_or_default(), before.as_deref(), authority.as_deref());
+    let old = read(root, &bundle, BUNDLE_BYTES);
+    let base = if power == Power::Jail { old.clone() } else { read(root, SYSTEM_BUNDLE, BUNDLE_BYTES) };
+    let whole = with(base.unwrap_or_default(), before.as_deref(), authority.as_deref());
     let mut changed = false;
     if old.as_deref() != Some(&whole) {
-        let added = old.take().and_then(|old| whole.strip_prefix(&old).map(str::to_owned));
-        match added {
-            // The image's file system shares the long part.
-            Some(added) => append(root, &bundle, &added)?,
-            None => replace(root, files.bundle_directory, files.bundle, &whole)?,
-        }
+        // A new file even where a line at the end would do: appending makes the overlay copy the image's file up, and that waits
+        // for the disk.
+        replace(root, files.bundle_directory, files.bundle, &whole)?;
         changed = true;
     }
     if before != authority {
@@ -142,12 +139,6 @@ fn read(root: &Root, path: &str, most: u64) -> Option<String> {
     let mut text = String::new();
     file.take(most).read_to_string(&mut text).ok()?;
     Some(text)
-}
-
-fn append(root: &Root, path: &str, text: &str) -> io::Result<()> {
-    let path = normalise(path).map_err(|_| invalid())?;
-    let fd = root.resolve(path.relative(), OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK)?;
-    File::from(fd).write_all(text.as_bytes())
 }
 
 /// The old or the new content, whenever the host dies.

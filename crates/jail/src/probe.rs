@@ -34,6 +34,7 @@ pub fn run(data_dir: &Path) -> Vec<Probe> {
         kernel(),
         namespaces(),
         seccomp(),
+        packet_filter(),
         filesystem("overlay"),
         volumes(data_dir),
         loops(data_dir),
@@ -78,6 +79,16 @@ fn seccomp() -> Probe {
     let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
     let ok = actions.split_whitespace().any(|a| a == "errno");
     probe("seccomp", ok, if ok { "filters" } else { "no filters" }, "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+/// Asking for the socket loads the module where it is one; what of it is missing the jailer's refusal says.
+fn packet_filter() -> Probe {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
+    let filter = Some(netlink::NETFILTER);
+    let ok = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, filter).is_ok();
+    let seen =
+        if ok { "there" } else { "no netfilter: nothing would lead a session's programs to the gateway" };
+    probe("packet filter", ok, seen, "modprobe nf_tables, or use a kernel with CONFIG_NF_TABLES")
 }
 
 fn known(name: &str) -> bool {

@@ -139,10 +139,13 @@ impl Jailer {
                 .at("chmod the jail's directory")?;
             record.save(&run_dir)?;
             let gateway = record::gateway(&run_dir, id);
-            std::fs::DirBuilder::new().mode(0o700).create(&gateway).at("make the gateway's directory")?;
-            chown(&gateway, Some(uid), Some(gid)).at("chown the gateway's directory")?;
-            std::fs::set_permissions(&gateway, Permissions::from_mode(0o711))
+            // Under its name only when it is as it should be: the gateway looks as soon as the jail is there.
+            let fresh = gateway.with_extension("new");
+            std::fs::DirBuilder::new().mode(0o700).create(&fresh).at("make the gateway's directory")?;
+            chown(&fresh, Some(uid), Some(gid)).at("chown the gateway's directory")?;
+            std::fs::set_permissions(&fresh, Permissions::from_mode(0o711))
                 .at("chmod the gateway's directory")?;
+            std::fs::rename(&fresh, &gateway).at("name the gateway's directory")?;
             let socket = record::socket(&run_dir, id);
             let listener = listen(&socket, uid, gid)?;
             // The host decides by itself whether it blocks.
