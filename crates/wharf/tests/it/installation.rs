@@ -23,6 +23,15 @@ pub struct Installation {
     password: tokio::sync::OnceCell<String>,
 }
 
+/// What differs from an ordinary installation: settings, and the names its machine knows.
+#[derive(Default)]
+pub struct Outside {
+    /// More of `wharf.toml`.
+    pub settings: String,
+    /// Stands in place of `/etc/hosts` for its processes, unless empty.
+    pub hosts: String,
+}
+
 /// One process of the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -49,6 +58,10 @@ pub fn possible() -> bool {
 
 impl Installation {
     pub async fn start() -> Self {
+        Self::start_with(&Outside::default()).await
+    }
+
+    pub async fn start_with(outside: &Outside) -> Self {
         let dir = tempfile::Builder::new().prefix("wharf-it-").tempdir().unwrap();
         let number = std::process::id();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -63,11 +76,17 @@ impl Installation {
             data.join("wharf.toml"),
             format!(
                 "listen = \"{address}\"\n\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\nloop_size_mib = 1024\n\n\
-                 [warm]\nbase = 0\ntiny = 1\n\n[log]\nlevel = \"warn\"\n",
+                 [warm]\nbase = 0\ntiny = 1\n\n[log]\nlevel = \"warn\"\n{}",
                 1_100_000_000 + u64::from(number % 1000) * 1_000_000,
+                outside.settings,
             ),
         )
         .unwrap();
+        if !outside.hosts.is_empty() {
+            let hosts = dir.path().join("hosts");
+            std::fs::write(&hosts, &outside.hosts).unwrap();
+            open_up(&hosts);
+        }
         wharf_client::client::crypto();
         let mut this = Self {
             dir,
@@ -102,9 +121,21 @@ impl Installation {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let since = Instant::now();
+        let wharf = env!("CARGO_BIN_EXE_wharf");
+        let hosts = self.dir.path().join("hosts");
+        let mut command = if hosts.exists() {
+            // Of one process id still: each replaces the one before.
+            let mut command = Command::new("unshare");
+            let script = "mount --bind \"$1\" /etc/hosts && exec \"$2\" up";
+            command.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts).arg(wharf);
+            command
+        } else {
+            let mut command = Command::new(wharf);
+            command.arg("up");
+            command
+        };
         self.keeper = Some(
-            Command::new(env!("CARGO_BIN_EXE_wharf"))
-                .arg("up")
+            command
                 .env("WHARF_DATA_DIR", self.data())
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())

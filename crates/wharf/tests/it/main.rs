@@ -5,6 +5,7 @@ mod canary;
 mod cli;
 mod crash;
 mod desktop;
+mod egress;
 mod installation;
 mod models;
 mod privileges;
