@@ -74,6 +74,8 @@ Serves on the listening unix socket it inherits as descriptor 3.
   --root DIR      take DIR for the session's root (tests)
   --version
   --help
+
+wharf-host agent: the built-in agent `computer-use`; the host starts it for itself
 ";
 
 impl Options {

@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use wharf_host::{Options, run};
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|a| a == "agent").is_some() {
+        return wharf_agent::main(args);
+    }
+    let options = match Options::parse(args) {
         Ok(options) => options,
         Err((text, code)) => {
             if code == 0 {

@@ -1,7 +1,8 @@
 //! One turn: its numbered events, kept in memory while it runs and in the volume from its first moment.
 //!
 //! The journal is what makes "answered once" hold: a turn is in it before anything runs, so a host that starts on the
-//! same volume after a crash hands back what was said and `interrupted`, and never runs it again.
+//! same volume after a crash hands back what was said and `interrupted`, and never runs it again. Only an agent that keeps a
+//! journal of its own (`computer-use`) is let go on with its turn there.
 
 pub mod command;
 pub mod journal;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::sync::watch;
 use wharf_wire::host::Piece;
 use wharf_wire::host::exec::Stream;
@@ -24,10 +26,12 @@ use wharf_wire::host::turn::{Done, Outcome, Reason, Said, TurnEvent, TurnInfo};
 use crate::limits;
 use crate::process::now_ms;
 use crate::text::Chunker;
-use journal::Head;
+use journal::{Head, Past};
 
 pub struct Turn {
     pub head: Head,
+    /// It had begun at a host that died.
+    resumed: bool,
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
     cancel: watch::Sender<bool>,
@@ -35,6 +39,8 @@ pub struct Turn {
 
 struct Inner {
     lines: Vec<Bytes>,
+    /// Messages and events of tools among them.
+    milestones: u64,
     journal: Option<File>,
     said_bytes: usize,
     streams: Vec<Output>,
@@ -56,8 +62,10 @@ impl Turn {
     pub fn new(head: Head, journal: File) -> Arc<Self> {
         Arc::new(Self {
             head,
+            resumed: false,
             inner: Mutex::new(Inner {
                 lines: Vec::new(),
+                milestones: 0,
                 journal: Some(journal),
                 said_bytes: 0,
                 streams: Vec::new(),
@@ -66,6 +74,44 @@ impl Turn {
             changed: watch::Sender::new(0),
             cancel: watch::Sender::new(false),
         })
+    }
+
+    /// A turn that goes on after its host died, from what the journal kept. Whoever asks has seen `after` events: where the
+    /// journal kept fewer, numbers go on behind those that were seen, or what is said now would pass for a repeat.
+    pub fn resume(past: Past, journal: File, after: u64) -> Arc<Self> {
+        let said = |line: &Bytes| serde_json::from_slice::<TurnEvent>(line).map(|e| e.said);
+        let milestones = past.lines.iter().filter(|l| said(l).is_ok_and(|s| is_milestone(&s))).count() as u64;
+        let said_bytes = past.lines.iter().map(Bytes::len).sum();
+        let turn = Arc::new(Self {
+            head: past.head,
+            resumed: true,
+            inner: Mutex::new(Inner {
+                lines: past.lines,
+                milestones,
+                journal: Some(journal),
+                said_bytes,
+                streams: Vec::new(),
+                done: None,
+            }),
+            changed: watch::Sender::new(0),
+            cancel: watch::Sender::new(false),
+        });
+        let gap = Said::Event { name: "lost".into(), data: Value::Null };
+        while (turn.inner().lines.len() as u64) < after.min(limits::TURN_EVENTS) {
+            let mut inner = turn.inner();
+            let line = line(inner.lines.len(), gap.clone());
+            inner.append(line);
+        }
+        turn
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Messages and events of tools so far.
+    pub fn milestones(&self) -> u64 {
+        self.inner().milestones
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -81,11 +127,13 @@ impl Turn {
         if inner.lines.len() as u64 >= limits::TURN_EVENTS {
             return Err(TooMuch);
         }
+        let counts = is_milestone(&said);
         let line = line(inner.lines.len(), said);
         if inner.said_bytes + line.len() > limits::TURN_SAID_BYTES {
             return Err(TooMuch);
         }
         inner.said_bytes += line.len();
+        inner.milestones += u64::from(counts);
         inner.append(line);
         drop(inner);
         self.bump();
@@ -210,6 +258,14 @@ impl Inner {
             self.journal = None;
         }
         self.lines.push(line);
+    }
+}
+
+fn is_milestone(said: &Said) -> bool {
+    match said {
+        Said::Message { .. } => true,
+        Said::Event { name, .. } => name == "tool_use" || name == "tool_result",
+        _ => false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::json;
 use wharf_domain::limits::{TEXT_BYTES, TURN_TIMEOUT_SECONDS};
 use wharf_domain::{Code, TurnId};
 use wharf_wire::host::turn::{
@@ -48,6 +49,13 @@ enum Work {
     Agent(Box<TurnRequest>),
 }
 
+impl Work {
+    /// Whether what a host did of it before it died can be gone on with.
+    fn resumes(&self) -> bool {
+        matches!(self, Self::Agent(request) if request.agent.kind.resumes())
+    }
+}
+
 impl Turns {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -81,7 +89,7 @@ pub async fn start(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let head =
         Head { turn: wanted.turn.to_string(), seq: wanted.message.seq, agent: wanted.agent.name.clone() };
     let work = match wanted.agent.kind {
-        AgentKind::Command => Ok(Work::Agent(Box::new(wanted))),
+        AgentKind::Command | AgentKind::ComputerUse => Ok(Work::Agent(Box::new(wanted))),
         AgentKind::Shell => script_of(&wanted.message.content).map(|text| {
             Work::Script(Script {
                 text,
@@ -131,7 +139,13 @@ fn check_agent(wanted: &TurnRequest) -> Result<()> {
         AgentKind::Shell if !wanted.agent.entry.is_empty() => {
             Err(Fault::invalid("agent.entry", "a shell agent has no entry"))
         }
-        AgentKind::Shell => Ok(()),
+        AgentKind::ComputerUse if !wanted.agent.entry.is_empty() => {
+            Err(Fault::invalid("agent.entry", "the built-in agent has no entry"))
+        }
+        AgentKind::ComputerUse if wanted.agent.computer_use.is_none() => {
+            Err(Fault::invalid("agent.computer_use", "the built-in agent needs its configuration"))
+        }
+        AgentKind::Shell | AgentKind::ComputerUse => Ok(()),
         AgentKind::Command => check_argv(&wanted.agent.entry).map_err(|f| f.field("agent.entry")),
     }
 }
@@ -146,6 +160,7 @@ fn begin(
 ) -> Result<Reply> {
     let journal = Journal::open(&host.root).map_err(|e| no_journal(&e))?;
     let mut state = host.turns.state();
+    let mut unfinished = None;
     match state.find(&head.turn, &journal)? {
         Found::Here(turn) => {
             same(&turn.head, &head)?;
@@ -155,7 +170,10 @@ fn begin(
         Found::Past(past) if past.interrupted && head.turn == SETUP => journal.forget(SETUP),
         Found::Past(past) => {
             same(&past.head, &head)?;
-            return Ok(replay(past, after));
+            if !past.interrupted || !work.as_ref().is_ok_and(Work::resumes) {
+                return Ok(replay(past, after));
+            }
+            unfinished = Some(past);
         }
         Found::Nowhere => {}
     }
@@ -165,12 +183,22 @@ fn begin(
             format!("turn {} runs; a session answers one message at a time", current.head.turn),
         ));
     }
-    let file = journal.begin(&head).map_err(|e| no_journal(&e))?;
-    let turn = Turn::new(head, file);
+    let (turn, first) = match unfinished {
+        Some(past) => {
+            let file = journal.reopen(&past).map_err(|e| no_journal(&e))?;
+            let because = json!({ "because": "the session's host died while the turn ran" });
+            (Turn::resume(past, file, after), Said::Event { name: "resumed".into(), data: because })
+        }
+        None => {
+            let file = journal.begin(&head).map_err(|e| no_journal(&e))?;
+            let agent = head.agent.clone();
+            (Turn::new(head, file), Said::Started { agent })
+        }
+    };
     state.current = Some(Arc::clone(&turn));
     drop(state);
-    // A turn that has said nothing yet has room for this.
-    let _ = turn.say(Said::Started { agent: turn.head.agent.clone() });
+    // A turn that has no room even for this will say so with the next thing that is said.
+    let _ = turn.say(first);
     tokio::spawn(carry_out(Arc::clone(host), Arc::clone(&turn), work, limit, journal));
     Ok(follow(turn, after))
 }

@@ -71,11 +71,14 @@ impl Drive<'_> {
 
     async fn try_run(&mut self) -> Result<Driven, Trouble> {
         // A turn that was sent to another computer is not sent again, whatever this one remembers: the volume's journal
-        // survives the death of a host, but not always that of the machine. Nor is one that shall end anyway.
+        // survives the death of a host, but not always that of the machine. Nor is one that shall end anyway. An agent that
+        // keeps a journal of its own goes on where it was: there the same turn is handed to the new computer.
         if self.turn.sent.is_none() && self.turn.cancel.is_none() {
             self.work.send_turn(&mut self.turn, self.incarnation).await?;
         }
-        let events = if self.turn.sent != Some(self.incarnation) || self.turn.cancel.is_some() {
+        let moved = self.turn.sent != Some(self.incarnation);
+        let resumes = agent_spec(&self.session.agent)?.kind.resumes();
+        let events = if (moved && !resumes) || self.turn.cancel.is_some() {
             match self.host.attach(&self.socket, self.turn.turn, self.turn.host_events).await? {
                 Some(events) => events,
                 None => {
@@ -198,7 +201,7 @@ impl Drive<'_> {
         let agent = agent_spec(&self.session.agent)?;
         let history = match agent.kind {
             AgentKind::Shell => Vec::new(),
-            AgentKind::Command => self.history().await?,
+            AgentKind::Command | AgentKind::ComputerUse => self.history().await?,
         };
         Ok(TurnRequest {
             turn: self.turn.turn,
@@ -270,6 +273,15 @@ pub fn agent_spec(agent: &Value) -> Result<AgentSpec, Error> {
         Some("command") => {
             Ok(AgentSpec { name: "command".into(), kind: AgentKind::Command, entry, ..AgentSpec::shell() })
         }
+        Some("computer-use") => {
+            let config = serde_json::from_value(agent.clone()).map_err(Error::internal)?;
+            Ok(AgentSpec {
+                name: "computer-use".into(),
+                kind: AgentKind::ComputerUse,
+                computer_use: Some(Box::new(config)),
+                ..AgentSpec::shell()
+            })
+        }
         other => Err(Error::internal(format!("an agent of kind {other:?} in the database"))),
     }
 }
@@ -303,6 +315,7 @@ fn entry(said: Said) -> Option<Append> {
         Said::Event { name, data } => match name.as_str() {
             "tool_use" => plain("turn.tool_use", data),
             "tool_result" => plain("turn.tool_result", data),
+            "thinking" => plain("turn.thinking", data),
             _ => plain("turn.log", json!({"name": name, "data": data})),
         },
     }
@@ -346,6 +359,8 @@ fn reason(r: Reason) -> String {
         Reason::AgentExited => "agent_exited",
         Reason::AgentProtocol => "agent_protocol",
         Reason::AgentError => "agent_error",
+        Reason::Budget => "budget",
+        Reason::Model => "model",
         Reason::Internal => "host_error",
     }
     .to_owned()

@@ -5,6 +5,7 @@
 //! Bytes that need not be text travel twice where that is cheap: as text when they are UTF-8, as base64 otherwise.
 
 pub mod agent;
+pub mod computer_use;
 pub mod desktop;
 pub mod exec;
 pub mod files;

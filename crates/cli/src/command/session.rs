@@ -1,5 +1,6 @@
 //! `wharf session …`: each verb a file, the arguments of all here only as a list.
 
+mod agent;
 mod copy;
 mod create;
 mod egress;

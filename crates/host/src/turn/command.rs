@@ -2,6 +2,9 @@
 //!
 //! What an agent says outside of a turn is dropped: there is nothing it could belong to. An agent that breaks the
 //! protocol, is cancelled or runs out of time is killed, and started anew for the next turn.
+//!
+//! `computer-use` is such a program too, this one with another first argument: what it does to itself cannot touch the first
+//! process. It is asked to end a turn before it is killed, and one that dies is started again and goes on with the turn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use wharf_wire::host::agent::{FromAgent, LINE_BYTES, PROTOCOL, ToAgent, parse_line};
+use wharf_wire::host::agent::{FromAgent, LINE_BYTES, PROTOCOL, Resumed, ToAgent, parse_line};
 use wharf_wire::host::exec::{Exit, Stream};
-use wharf_wire::host::turn::{AgentSpec, Block, Done, Outcome, Reason, Said, TurnRequest, Usage};
+use wharf_wire::host::turn::{AgentKind, AgentSpec, Block, Done, Outcome, Reason, Said, TurnRequest, Usage};
 
 use super::{Turn, cancelled, failed, timed_out};
 use crate::host::Host;
@@ -22,6 +25,12 @@ use crate::spawn::{Streams, Wanted, prepare};
 
 /// Lines to an agent that it has not read yet.
 const UNREAD_LINES: usize = 8;
+/// How long an agent that was asked to end a turn may take; less than whoever asks the host waits.
+const ENDING: Duration = Duration::from_secs(3);
+/// How often an agent that dies in a turn is started again for it.
+const RESTARTS: u32 = 3;
+/// The host's own program, by the name it has for every process that runs it.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 #[derive(Default)]
 pub struct Agents {
@@ -54,8 +63,9 @@ enum Line {
 impl Agent {
     fn start(host: &Host, spec: &AgentSpec) -> Result<Self, String> {
         let identity = host.identity();
+        let built_in = [OWN_PROGRAM.to_owned(), "agent".to_owned()];
         let wanted = Wanted {
-            argv: Some(&spec.entry),
+            argv: Some(if spec.kind == AgentKind::ComputerUse { &built_in } else { &spec.entry }),
             command: None,
             cwd: spec.cwd.as_deref(),
             env: &spec.env,
@@ -85,6 +95,7 @@ impl Agent {
             session: identity.as_ref().map(|i| i.session),
             instructions: identity.as_ref().and_then(|i| i.instructions.clone()),
             agents: identity.as_ref().map(|i| i.agents.clone()).unwrap_or_default(),
+            computer_use: spec.computer_use.clone(),
         };
         agent.tell(&hello)?;
         Ok(agent)
@@ -160,37 +171,56 @@ async fn read_log(stderr: Pipe, active: Active) {
 }
 
 pub async fn run(host: &Host, turn: &Arc<Turn>, request: TurnRequest, limit: Duration) -> Done {
-    let known = host.agents.idle().remove(&request.agent.name);
-    let agent = match known {
-        Some(agent) if agent.spec == request.agent && agent.exit.borrow().is_none() => Ok(agent),
+    let deadline = Instant::now() + limit;
+    let resumes = request.agent.kind.resumes();
+    let mut restarts = 0;
+    loop {
+        let mut agent = match take(host, &request.agent) {
+            Ok(agent) => agent,
+            Err(why) => return failed(Reason::AgentStart, why),
+        };
+        agent.listen_for(Some(Arc::clone(turn)));
+        let mut reply = Reply::default();
+        let (mut done, is_healthy) =
+            converse(&mut agent, turn, &request, (limit, deadline), &mut reply).await;
+        let text = std::mem::take(&mut reply.text);
+        if !reply.said_message
+            && !text.is_empty()
+            && turn.say(Said::Message { content: vec![Block::text(text)] }).is_err()
+        {
+            done = failed(Reason::AgentProtocol, "the agent said more than a turn may");
+        }
+        agent.listen_for(None);
+        if is_healthy {
+            keep(host, agent);
+        } else {
+            host.reaper.kill(agent.pid);
+        }
+        if resumes && done.reason == Some(Reason::AgentExited) && restarts < RESTARTS {
+            restarts += 1;
+            let again =
+                Said::Event { name: "resumed".into(), data: serde_json::json!({ "because": done.detail }) };
+            if turn.say(again).is_ok() {
+                continue;
+            }
+        }
+        turn.output_end(Stream::Stderr);
+        return done;
+    }
+}
+
+/// The agent that waits for its next turn, or a new one.
+fn take(host: &Host, spec: &AgentSpec) -> Result<Agent, String> {
+    let known = host.agents.idle().remove(&spec.name);
+    match known {
+        Some(agent) if agent.spec == *spec && agent.exit.borrow().is_none() => Ok(agent),
         other => {
             if let Some(old) = other {
                 host.reaper.kill(old.pid);
             }
-            Agent::start(host, &request.agent)
-        }
-    };
-    let mut agent = match agent {
-        Ok(agent) => agent,
-        Err(why) => return failed(Reason::AgentStart, why),
-    };
-    agent.listen_for(Some(Arc::clone(turn)));
-    let mut reply = Reply::default();
-    let (mut done, is_healthy) = converse(&mut agent, turn, &request, limit, &mut reply).await;
-    if !reply.said_message && !reply.text.is_empty() {
-        let text = std::mem::take(&mut reply.text);
-        if turn.say(Said::Message { content: vec![Block::text(text)] }).is_err() {
-            done = failed(Reason::AgentProtocol, "the agent said more than a turn may");
+            Agent::start(host, spec)
         }
     }
-    turn.output_end(Stream::Stderr);
-    agent.listen_for(None);
-    if is_healthy {
-        keep(host, agent);
-    } else {
-        host.reaper.kill(agent.pid);
-    }
-    done
 }
 
 fn keep(host: &Host, agent: Agent) {
@@ -215,21 +245,26 @@ async fn converse(
     agent: &mut Agent,
     turn: &Arc<Turn>,
     request: &TurnRequest,
-    limit: Duration,
+    (limit, deadline): (Duration, Instant),
     reply: &mut Reply,
 ) -> (Done, bool) {
+    let said = turn.milestones();
     let message = ToAgent::Message {
         turn: request.turn,
         seq: request.message.seq,
         content: request.message.content.clone(),
+        resumed: (request.agent.kind.resumes() && (said > 0 || turn.is_resumed()))
+            .then_some(Resumed { said }),
     };
     if let Err(why) = agent.tell(&message) {
         return (failed(Reason::AgentExited, why), false);
     }
-    let deadline = Instant::now() + limit;
     let mut exit: Option<Exit> = None;
     let mut drained_at = deadline;
+    // How the turn shall end, once the agent was asked to end it, and until when it may take for that.
+    let mut ending: Option<(Done, Instant)> = None;
     loop {
+        let end_by = ending.as_ref().map_or(deadline, |(_, at)| *at);
         let line = tokio::select! {
             biased;
             line = agent.from.recv() => match line {
@@ -241,8 +276,23 @@ async fn converse(
                 drained_at = Instant::now() + limits::DRAIN;
                 continue;
             }
-            () = turn.cancelled() => return (cancelled(), false),
-            () = tokio::time::sleep_until(deadline) => return (timed_out(limit), false),
+            () = turn.cancelled(), if ending.is_none() => {
+                match ask_to_end(agent, request, cancelled()) {
+                    Ok(asked) => ending = Some(asked),
+                    Err(done) => return (done, false),
+                }
+                continue;
+            }
+            () = tokio::time::sleep_until(end_by) => match ending {
+                Some((done, _)) => return (done, false),
+                None => {
+                    match ask_to_end(agent, request, timed_out(limit)) {
+                        Ok(asked) => ending = Some(asked),
+                        Err(done) => return (done, false),
+                    }
+                    continue;
+                }
+            },
             () = tokio::time::sleep_until(drained_at), if exit.is_some() => None,
         };
         let line = match line {
@@ -257,7 +307,7 @@ async fn converse(
                     // Its output is closed but it may live on; it cannot answer any more.
                     None => tokio::time::timeout(limits::DRAIN, ended(&agent.exit)).await.unwrap_or_default(),
                 };
-                return (exited(end), false);
+                return (ending.map_or_else(|| exited(end), |(done, _)| done), false);
             }
         };
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -269,12 +319,27 @@ async fn converse(
                 return (failed(Reason::AgentProtocol, format!("not a line of the protocol: {why}")), false);
             }
         };
-        match step(agent, turn, request, reply, said) {
-            Ok(None) => {}
-            Ok(Some(done)) => return (done, true),
-            Err(done) => return (done, false),
+        match (step(agent, turn, request, reply, said), ending.take()) {
+            (Ok(None), asked) => ending = asked,
+            // It ended because it was asked to; what it says of the reason is known already.
+            (Ok(Some(done)), Some((mut asked, _))) => {
+                asked.usage = done.usage;
+                return (asked, true);
+            }
+            (Ok(Some(done)), None) => return (done, true),
+            (Err(done), _) => return (done, false),
         }
     }
+}
+
+/// Asks an agent that knows how to end the turn. Err: it does not, and is not to be used again.
+fn ask_to_end(agent: &Agent, request: &TurnRequest, done: Done) -> Result<(Done, Instant), Done> {
+    if request.agent.kind != AgentKind::ComputerUse
+        || agent.tell(&ToAgent::Cancel { turn: request.turn }).is_err()
+    {
+        return Err(done);
+    }
+    Ok((done, Instant::now() + ENDING))
 }
 
 fn exited(exit: Exit) -> Done {
@@ -299,7 +364,10 @@ fn step(
     let too_much = |_| failed(Reason::AgentProtocol, "the agent said more than a turn may");
     match said {
         FromAgent::Text { text } => {
-            reply.text.push_str(&text);
+            // What `computer-use` says it says again as messages.
+            if request.agent.kind == AgentKind::Command {
+                reply.text.push_str(&text);
+            }
             turn.say(Said::Text { text }).map_err(too_much)?;
         }
         FromAgent::Message { content } => {
@@ -311,8 +379,8 @@ fn step(
             .tell(&ToAgent::History { messages: request.history.clone() })
             .map_err(|why| failed(Reason::AgentProtocol, why))?,
         FromAgent::Done { usage, is_error } => return Ok(Some(done(usage, is_error))),
-        FromAgent::Error { detail, usage } => {
-            let mut done = failed(Reason::AgentError, detail);
+        FromAgent::Error { detail, usage, reason } => {
+            let mut done = failed(reason.unwrap_or(Reason::AgentError), detail);
             done.usage = usage;
             return Ok(Some(done));
         }

@@ -2,7 +2,8 @@
 //! without root, below the agent's home). First line who asked what, then the events as they were sent.
 //!
 //! `{key}.running` becomes `{key}.done` when the turn ends. A `.running` file that no turn of this host writes belongs to a host that
-//! died: it reads as interrupted, wherever it is found, so nothing has to be repaired at start. Not synced to the disk: it guards
+//! died: it reads as interrupted, wherever it is found, so nothing has to be repaired at start. A turn whose agent can go on is
+//! reopened instead, and written on. Not synced to the disk: it guards
 //! against the death of the host, not of the machine.
 
 use std::fs::File;
@@ -45,6 +46,8 @@ pub struct Past {
     pub lines: Vec<Bytes>,
     /// Its host died while it ran.
     pub interrupted: bool,
+    /// Bytes of the file that could be read.
+    length: u64,
 }
 
 impl Past {
@@ -105,6 +108,14 @@ impl Journal {
             let _ = unlinkat(&self.dir, name.as_str(), AtFlags::empty());
             return Err(e);
         }
+        Ok(file)
+    }
+
+    /// The file of a turn that goes on, without what could not be read of it.
+    pub fn reopen(&self, past: &Past) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::APPEND | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.dir, running(&past.head.turn).as_str(), flags, Mode::empty())?);
+        file.set_len(past.length)?;
         Ok(file)
     }
 
@@ -189,11 +200,13 @@ pub fn parse(key: &str, bytes: &[u8]) -> Past {
         seq: 0,
         agent: String::new(),
     });
-    let mut past = Past { head, lines: Vec::new(), interrupted: true };
+    let length = bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at as u64 + 1);
+    let mut past = Past { head, lines: Vec::new(), interrupted: true, length };
     for line in lines {
         match serde_json::from_slice::<TurnEvent>(line) {
             Ok(event) if event.n == past.lines.len() as u64 + 1 => {
                 past.lines.push(Bytes::copy_from_slice(line));
+                past.length += line.len() as u64;
                 if matches!(event.said, Said::Done(_)) {
                     past.interrupted = false;
                     break;

@@ -210,6 +210,7 @@ pub fn python(program: &str) -> AgentSpec {
         entry: vec!["python3".into(), "-uc".into(), program.into()],
         cwd: None,
         env: Env::default(),
+        computer_use: None,
     }
 }
 

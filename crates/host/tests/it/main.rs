@@ -3,12 +3,14 @@
 
 mod agents;
 mod client;
+mod computer_use;
 mod desktop;
 mod exec;
 mod files;
 mod harness;
 mod jail;
 mod processes;
+mod provider;
 mod refusals;
 mod tar;
 mod terminals;

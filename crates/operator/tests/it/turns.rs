@@ -150,3 +150,21 @@ async fn the_queue_of_a_session_has_a_bound_that_is_named() {
     assert_eq!(e.code, Code::QuotaExceeded);
     assert!(e.public.contains("QUEUED_MESSAGES"), "{}", e.public);
 }
+
+#[tokio::test]
+async fn a_turn_of_an_agent_that_keeps_a_journal_goes_on_at_the_next_computer() {
+    let lab = Lab::new().await;
+    let agent = serde_json::json!({"kind": "computer-use", "model": "any"});
+    let id = lab.create(NewSession { agent, ..lab.plain() }).await;
+    lab.state(id, State::Idle).await;
+    let seq = lab.post(id, "hang").await;
+    lab.until(async || lab.kinds(id).await.contains(&"turn.output".to_owned())).await;
+    lab.machine.kill(id);
+    let message = lab.ended(id, seq).await;
+    assert_eq!((message.state, message.reason.as_deref()), (TurnState::Done, None));
+    let kinds = lab.kinds(id).await;
+    assert_eq!(kinds.iter().filter(|k| *k == "turn.started").count(), 1, "{kinds:?}");
+    assert_eq!(kinds.iter().filter(|k| *k == "turn.output").count(), 1, "what was heard is not said twice");
+    assert!(lab.machine.lock().runs.values().all(|n| *n == 1));
+    assert_eq!(lab.machine.lock().launches, 2);
+}

@@ -1,5 +1,6 @@
 //! Routes: one file a noun, and the router that holds them.
 
+mod agents;
 mod audit;
 mod auth;
 mod computer;

@@ -57,6 +57,7 @@ pub(super) fn agent_word(kind: api::AgentKind) -> &'static str {
     match kind {
         api::AgentKind::Shell => "shell",
         api::AgentKind::Command => "command",
+        api::AgentKind::ComputerUse => "computer-use",
     }
 }
 
@@ -195,26 +196,12 @@ async fn replayed(
 fn check(body: &api::CreateSession) -> Result<(), Error> {
     view::check_timeouts("", body.idle_timeout_seconds, body.turn_timeout_seconds)?;
     if let Some(agent) = &body.agent {
-        check_agent(agent)?;
+        super::agents::check(agent)?;
     }
     if let Some(prompt) = &body.prompt {
         check_content("prompt", prompt)?;
     }
     Ok(())
-}
-
-fn check_agent(agent: &api::Agent) -> Result<(), Error> {
-    let refuse = |detail: &str| Err(Error::new(Code::InvalidField, detail).field("agent.argv"));
-    match agent.kind {
-        api::AgentKind::Command if agent.argv.first().is_none_or(String::is_empty) => {
-            refuse("an agent of kind command needs its program and arguments")
-        }
-        api::AgentKind::Command if agent.argv.len() > 256 => refuse("at most 256 arguments"),
-        api::AgentKind::Shell if !agent.argv.is_empty() => {
-            refuse("an agent of kind shell has no program of its own")
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Content that says something.

@@ -5,7 +5,7 @@ use wharf_domain::{SessionId, Time, TurnId};
 
 /// One event of a session's log. Over SSE `id:` is `seq` and `event:` is `type`.
 ///
-/// Types: `session.state`, `message.created`, `turn.started`, `turn.delta`, `turn.tool_use`, `turn.tool_result`,
+/// Types: `session.state`, `message.created`, `turn.started`, `turn.delta`, `turn.thinking`, `turn.tool_use`, `turn.tool_result`,
 /// `turn.output`, `turn.done`, `turn.failed`, `turn.cancelled`, `turn.log`. More may come; ignore those not known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SessionEvent {

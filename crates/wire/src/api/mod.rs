@@ -4,6 +4,7 @@
 //! A comment here is a line of the API reference.
 
 pub mod access;
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod connections;
@@ -21,6 +22,7 @@ pub mod spaces;
 pub mod text;
 
 pub use access::*;
+pub use agents::*;
 pub use audit::*;
 pub use auth::*;
 pub use connections::*;

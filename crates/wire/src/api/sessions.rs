@@ -9,6 +9,7 @@ use wharf_domain::quota::Resources;
 use wharf_domain::session::{Desired, State};
 use wharf_domain::{Labels, Name, SessionId, SnapshotId, Time};
 
+use super::{AgentTool, Effort, McpServer, ModelProtocol};
 use super::{Content, ImageView, LabelsPatch, ModelUsage, present};
 
 /// An agent's computer.
@@ -82,6 +83,8 @@ pub enum AgentKind {
     Shell,
     /// A program: one JSON object per line on stdin, JSON events per line on stdout.
     Command,
+    /// The built-in agent: a model with tools for shell, files and desktop.
+    ComputerUse,
 }
 
 /// What answers a session's messages.
@@ -95,6 +98,55 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 256)]
     pub argv: Vec<String>,
+    /// `computer-use`: a provider of the space; `anthropic` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 63)]
+    pub provider: Option<String>,
+    /// `computer-use`: the model, as the provider names it. Required there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
+    pub model: Option<String>,
+    /// `computer-use`: how the provider is spoken to. When absent a provider named `openai` speaks `openai-responses`, any
+    /// other `anthropic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ModelProtocol>,
+    /// `computer-use`: model calls of one turn; 200 when absent. A turn that needs more fails with `budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub max_rounds: Option<u32>,
+    /// `computer-use`: tokens of one answer of the model; 16384 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 256, maximum = 1_000_000)]
+    pub max_tokens: Option<u32>,
+    /// `computer-use`: tokens of one turn, read (those from a cache do not count) and written; no limit when absent. A turn
+    /// that used more fails with `budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1000, maximum = 1_000_000_000)]
+    pub token_budget: Option<u64>,
+    /// `computer-use`: tokens the model reads at once; 200000 when absent. What is older is summarised before it overflows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 8000, maximum = 10_000_000)]
+    pub context_tokens: Option<u32>,
+    /// `computer-use`: tokens the model may think before it answers, less than `max_tokens`; 0 turns thinking off. Models that
+    /// choose for themselves take any other number as yes. As the model does by itself when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    pub thinking_tokens: Option<u32>,
+    /// `computer-use`: how hard the model shall think, where it can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
+    /// `computer-use`: seconds one call of the shell may take; 600 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub tool_timeout_seconds: Option<u32>,
+    /// `computer-use`: its tools. All when absent, `computer` only where the image has a desktop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 4)]
+    pub tools: Option<Vec<AgentTool>>,
+    /// `computer-use`: more tools, of servers that speak the Model Context Protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 16)]
+    pub mcp_servers: Vec<McpServer>,
 }
 
 /// What a session may reach.

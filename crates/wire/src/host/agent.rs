@@ -3,13 +3,17 @@
 //! The host: `hello` once after the start, `message` for every turn, `history` when asked. The agent: any number of `text`,
 //! `message`, `event`, `history` (a request), then `done` or `error`. Stderr is log. A line that is not in the protocol
 //! fails the turn with the reason: guessing what an agent meant would answer in its name.
+//!
+//! The built-in agent `computer-use` speaks it too, with a few lines more: it is told its configuration, it is asked to end a
+//! turn instead of being killed, and it is told what of a turn was heard of it before it died.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wharf_domain::{SessionId, TurnId};
 
 use super::AgentName;
-use super::turn::{Block, PastMessage, Usage};
+use super::computer_use::ComputerUse;
+use super::turn::{Block, PastMessage, Reason, Usage};
 
 /// Bytes of one line of an agent. A message may take 4 MiB; the rest is room for its JSON clothing.
 pub const LINE_BYTES: usize = 6 * 1024 * 1024;
@@ -26,15 +30,31 @@ pub enum ToAgent {
         instructions: Option<String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         agents: Vec<AgentName>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        computer_use: Option<Box<ComputerUse>>,
     },
     Message {
         turn: TurnId,
         seq: i64,
         content: Vec<Block>,
+        /// The agent died, or its host did, while it answered this message: it goes on where it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resumed: Option<Resumed>,
+    },
+    /// End the turn, and the tool that runs in it. To `computer-use` only.
+    Cancel {
+        turn: TurnId,
     },
     History {
         messages: Vec<PastMessage>,
     },
+}
+
+/// What the host had heard of a turn that goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Messages and events named `tool_use` or `tool_result`, counted together.
+    pub said: u64,
 }
 
 /// The number in `hello`.
@@ -65,6 +85,9 @@ pub enum FromAgent {
         detail: String,
         #[serde(default)]
         usage: Option<Usage>,
+        /// `agent_error` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
     },
 }
 

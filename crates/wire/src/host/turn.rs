@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use wharf_domain::TurnId;
 
+use super::computer_use::ComputerUse;
 use super::exec::Stream;
 use super::{Env, Piece};
 
@@ -66,6 +67,15 @@ pub enum AgentKind {
     Shell,
     /// A program that speaks [`super::agent`] on its standard streams; kept alive between turns.
     Command,
+    /// The built-in model loop: a program of the same kind that comes with the host.
+    ComputerUse,
+}
+
+impl AgentKind {
+    /// Whether a turn cut short by the death of its host goes on at the next one, by a journal of the agent's own.
+    pub fn resumes(self) -> bool {
+        self == Self::ComputerUse
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +91,9 @@ pub struct AgentSpec {
     pub cwd: Option<String>,
     #[serde(default, skip_serializing_if = "Env::is_empty")]
     pub env: Env,
+    /// Of a `computer_use` agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computer_use: Option<Box<ComputerUse>>,
 }
 
 impl AgentSpec {
@@ -91,6 +104,7 @@ impl AgentSpec {
             entry: Vec::new(),
             cwd: None,
             env: Env::default(),
+            computer_use: None,
         }
     }
 }
@@ -167,6 +181,10 @@ pub enum Reason {
     AgentProtocol,
     /// The agent said that it failed, or cannot do what the message asks.
     AgentError,
+    /// It used up the rounds or tokens it may use.
+    Budget,
+    /// The model could not be reached, or refused.
+    Model,
     /// A defect of the host.
     Internal,
 }

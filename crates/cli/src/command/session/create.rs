@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use wharf_domain::session::State;
 use wharf_domain::{Name, SnapshotId};
-use wharf_wire::api::{self, AgentKind};
+use wharf_wire::api;
 
 use super::super::common::{self, LabelChanges, NewLabels};
+use super::agent::AgentArgs;
 use super::network::Network;
 use crate::context::Ctx;
 use crate::exit::Refusal;
@@ -59,14 +60,6 @@ pub fn include(parts: Option<&[Part]>) -> api::Include {
     })
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Kind {
-    /// Each message is a shell script; the reply is its output
-    Shell,
-    /// A program that speaks JSON lines; give it behind `--`
-    Command,
-}
-
 /// Make a session
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -74,6 +67,7 @@ enum Kind {
   wharf session create --cpu 2 --memory 2Gi --label team=ml --env MODE=test
   wharf session create bot --agent command -- python3 /home/agent/agent.py
   wharf session create web --allow pypi.org --allow '*.debian.org'
+  wharf session create dev --agent computer-use --model claude-sonnet-5 --instructions 'Be brief.'
   wharf session create copy --from-session demo --include files
   wharf session create work --setup prepare.sh --prompt 'ls -la' --wait")]
 pub struct Create {
@@ -86,12 +80,8 @@ pub struct Create {
     /// Image to start from; the space's default when absent
     #[arg(long, value_name = "IMAGE", value_parser = common::name, add = crate::complete::images())]
     image: Option<Name>,
-    /// What answers its messages
-    #[arg(long, value_name = "KIND", value_enum)]
-    agent: Option<Kind>,
-    /// Program and arguments of a `command` agent
-    #[arg(last = true, value_name = "PROGRAM")]
-    argv: Vec<String>,
+    #[command(flatten)]
+    agent: AgentArgs,
     /// Variable of everything that runs in it (repeat for more); not for secrets
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
@@ -138,27 +128,7 @@ pub struct Create {
 
 impl Create {
     fn request(&self) -> anyhow::Result<api::CreateSession> {
-        let agent = match (self.agent, self.argv.is_empty()) {
-            (None | Some(Kind::Command), false) => {
-                Some(api::Agent { kind: AgentKind::Command, argv: self.argv.clone() })
-            }
-            (Some(Kind::Command), true) => {
-                return Err(Refusal::usage(
-                    "an agent of kind command needs a program",
-                    "give it behind `--`: --agent command -- PROGRAM ARGS",
-                )
-                .into());
-            }
-            (Some(Kind::Shell), false) => {
-                return Err(Refusal::usage(
-                    "an agent of kind shell takes no program",
-                    "leave it out, or say --agent command",
-                )
-                .into());
-            }
-            (Some(Kind::Shell), true) => Some(api::Agent { kind: AgentKind::Shell, argv: Vec::new() }),
-            (None, true) => None,
-        };
+        let agent = self.agent.agent()?;
         let from = (self.from_session.is_some() || self.from_snapshot.is_some()).then(|| api::ForkFrom {
             session: self.from_session.clone(),
             snapshot: self.from_snapshot,
