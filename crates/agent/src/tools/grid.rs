@@ -33,7 +33,7 @@ impl Grid {
 
     pub fn to_seen(self, at: Point) -> (u32, u32) {
         let scale = |at: i32, seen: u32, screen: u32| {
-            let at = u64::from(at.max(0) as u32) * u64::from(seen) / u64::from(screen.max(1));
+            let at = (u64::from(at.max(0) as u32) * 2 + 1) * u64::from(seen) / (u64::from(screen.max(1)) * 2);
             (at as u32).min(seen.saturating_sub(1))
         };
         (scale(at.x, self.seen.0, self.screen.0), scale(at.y, self.seen.1, self.screen.1))

@@ -161,7 +161,7 @@ async fn what_a_provider_does_not_know_is_stepped_back_from() {
 async fn cancel_ends_the_tool_and_what_it_started_but_not_the_shell() {
     let provider = Provider::start([
         bash("t1", "keep=1; sleep 400 >/dev/null 2>&1 & echo $! > background"),
-        bash("t2", "sleep 300 & echo $$ > shell; echo $! > pid; echo begun; wait"),
+        bash("t2", "sleep 300 & echo $$ > shell; echo $! > pid; echo begun; wait $!"),
     ]);
     let host = Host::start().await;
     let turn = ask(&provider, "Wait for it.");
@@ -380,10 +380,15 @@ async fn pictures_of_users_reach_the_model() {
 
 #[tokio::test]
 async fn a_full_context_is_put_into_few_words() {
+    let counted = |id: &str, command: &str, tokens: u64| {
+        let mut events = anthropic("", &[(id, "bash", json!({"command": command}))]);
+        events[0]["message"]["usage"]["input_tokens"] = tokens.into();
+        Answer::Events(events, None)
+    };
     let provider = Provider::start([
-        bash("t1", "seq 1 3000"),
-        bash("t2", "seq 3001 6000"),
-        bash("t3", "seq 6001 9000"),
+        counted("t1", "seq 1 3000", 1000),
+        counted("t2", "seq 3001 6000", 6000),
+        counted("t3", "seq 6001 9000", 12_000),
         says("MEMORY: numbers were counted."),
         says("Counted."),
     ]);
