@@ -53,7 +53,8 @@ pub struct Answer {
 
 impl Gateway {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        let certificates = std::env::var_os("SSL_CERT_FILE").map_or_else(|| CERTIFICATES.into(), PathBuf::from);
+        let certificates =
+            std::env::var_os("SSL_CERT_FILE").map_or_else(|| CERTIFICATES.into(), PathBuf::from);
         Self { socket: socket.into(), certificates }
     }
 
@@ -86,8 +87,10 @@ impl Gateway {
         let (stream, host, uri): (Box<dyn Stream>, &str, String) = match scheme {
             "" => (Box::new(stream), "gateway", url.to_owned()),
             "https" => {
-                let tunnel = tokio::time::timeout(TUNNEL, tunnel(stream, authority, &self.certificates)).await;
-                let tunnel = tunnel.unwrap_or_else(|_| Err("the server could not be reached in time".into()))?;
+                let tunnel =
+                    tokio::time::timeout(TUNNEL, tunnel(stream, authority, &self.certificates)).await;
+                let tunnel =
+                    tunnel.unwrap_or_else(|_| Err("the server could not be reached in time".into()))?;
                 let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
                 (tunnel, authority, path)
             }

@@ -49,14 +49,18 @@ async fn an_https_address_is_reached_through_a_tunnel_and_only_with_trust() {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 let Ok(mut secure) = acceptor.accept(stream).await else { return };
                 let asked = head(&mut secure).await.to_lowercase();
-                assert!(asked.starts_with("get /mcp?x=1 http/1.1") && asked.contains("host: tools.example"), "{asked}");
+                assert!(
+                    asked.starts_with("get /mcp?x=1 http/1.1") && asked.contains("host: tools.example"),
+                    "{asked}"
+                );
                 secure.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
                 secure.flush().await.unwrap();
             });
         }
     });
     let gateway = Gateway::new(&socket).trusting(dir.path().join("ca.pem"));
-    let mut answer = gateway.send(Method::GET, "https://tools.example/mcp?x=1", &[], Vec::new()).await.unwrap();
+    let mut answer =
+        gateway.send(Method::GET, "https://tools.example/mcp?x=1", &[], Vec::new()).await.unwrap();
     assert_eq!(answer.bytes(100).await.unwrap(), b"hello");
     let why = gateway.send(Method::GET, "https://refused.example:8443/", &[], Vec::new()).await.unwrap_err();
     assert!(why.contains("403") && why.contains("not in the allowlist"), "{why}");

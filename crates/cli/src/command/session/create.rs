@@ -80,8 +80,6 @@ pub struct Create {
     /// Image to start from; the space's default when absent
     #[arg(long, value_name = "IMAGE", value_parser = common::name, add = crate::complete::images())]
     image: Option<Name>,
-    #[command(flatten)]
-    agent: AgentArgs,
     /// Variable of everything that runs in it (repeat for more); not for secrets
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
@@ -120,6 +118,8 @@ pub struct Create {
     /// Print the request instead of sending it
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    agent: AgentArgs,
     #[command(flatten)]
     network: Network,
     #[command(flatten)]
