@@ -104,6 +104,7 @@ async fn pass(
 ) -> Result<Response<Body>, Refusal> {
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
+    call.session.room().map_err(Refusal::limit)?;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let connections = &call.gateway.connections;
     let connection = connections.covering(call.session.space, target, method, path).await?;

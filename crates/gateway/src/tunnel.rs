@@ -65,6 +65,7 @@ pub(crate) async fn open(call: Call, target: Target, mut request: Request<Incomi
 async fn begin(call: &Call, target: &Target) -> Result<Option<TcpStream>, Refusal> {
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
+    call.session.room().map_err(Refusal::limit)?;
     if call.gateway.connections.concern(call.session.space, target).await? {
         // Requests inside are dialled one by one; that none of them can be is said now.
         call.gateway.dialer.check(target).await?;

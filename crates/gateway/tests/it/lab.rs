@@ -26,7 +26,7 @@ use wharf_ports::runtime::{ImageInfo, Running};
 use wharf_store::sessions::work::{Claim, Owner, Work};
 use wharf_store::sessions::{NewSession, SessionPatch};
 use wharf_store::{
-    Actor, EgressFilter, EgressRow, NewConnection, NewSecret, NewSpace, PageRequest, Scope, Store,
+    Actor, EgressFilter, EgressRow, NewConnection, NewSecret, NewSpace, PageRequest, Scope, SpacePatch, Store,
 };
 use wharf_testkit::TestDb;
 
@@ -201,6 +201,16 @@ impl Lab {
         let permit = scope.sessions().permit(&NameOrId::Id(of.id), Verb::Update).await.unwrap();
         let patch = SessionPatch { network: Some(network), ..SessionPatch::default() };
         scope.sessions().update(&permit, patch).await.unwrap();
+        scope.commit().await.unwrap();
+    }
+
+    /// Bytes a day that all sessions may use together.
+    pub async fn quota(&self, bytes: u64) {
+        let mut scope = self.store.system(Actor::Setup).global().await.unwrap();
+        let permit = scope.spaces().permit(&NameOrId::Id(self.space), Verb::Update).await.unwrap();
+        let quotas = Quotas { egress_bytes_per_day: Some(bytes), ..Quotas::default() };
+        let patch = SpacePatch { quotas: Some(quotas), ..SpacePatch::default() };
+        scope.spaces().update(&permit, patch, None).await.unwrap();
         scope.commit().await.unwrap();
     }
 

@@ -141,3 +141,26 @@ async fn too_many_connections_are_refused_by_the_limits_name() {
     drop((one, two));
     until(async || session.tunnel("gateway:80").await.is_ok()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_that_used_up_its_bytes_waits_for_tomorrow_or_for_more() {
+    let lab = Lab::new().await;
+    let upstream = Upstream::plain(|_| says("twelve bytes")).await;
+    lab.names.set("site.example", &[&["127.0.0.1"]]);
+    let session = lab.session("s", open()).await;
+    let uri = format!("http://site.example:{}/", upstream.port);
+    lab.quota(20).await;
+    for _ in 0..2 {
+        assert_eq!(session.get(&uri).await.text(), "twelve bytes");
+    }
+    // The log is written a moment later, and what is known of a session may be a second old.
+    until(async || session.get(&uri).await.status == 429).await;
+    let refused = session.get(&uri).await.text();
+    for part in ["egress_bytes_per_day", "of 20 bytes", "wharf space update"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert_eq!(session.tunnel("site.example:443").await.unwrap_err().status, 429);
+    assert_eq!(session.get("http://gateway/").await.status, 200, "the gateway's own answers are no egress");
+    lab.quota(1_000_000).await;
+    until(async || session.get(&uri).await.status == 200).await;
+}

@@ -18,24 +18,51 @@ pub struct JailOwner {
     pub policy: Policy,
     /// The turn that runs, if one does.
     pub turn: Option<TurnId>,
+    /// Where the space has a quota on it: bytes that left and came today, and how many may.
+    pub egress: Option<(u64, u64)>,
+}
+
+impl JailOwner {
+    /// Refuses when the space's quota on bytes is used up. Tunnels and requests count when they end, so those that are
+    /// open may pass it.
+    pub fn room(&self) -> Result<(), String> {
+        match self.egress {
+            Some((used, most)) if used >= most => Err(format!(
+                "the quota egress_bytes_per_day of space {0} is used up: {used} of {most} bytes today; a new day begins at \
+                 0:00 UTC, or raise it (wharf space update {0} --quota egress_bytes_per_day=…)",
+                self.space_name
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl System {
     /// The session whose computer the jail is; `None` for a warm one and for one that is no more.
     pub async fn jail_owner(&self, jail: JailId) -> Result<Option<JailOwner>, Error> {
         let row = sqlx::query(
-            "select s.id, s.name, s.space_id, p.name as space_name, s.network, t.id as turn_id
+            "select s.id, s.name, s.space_id, p.name as space_name, s.network, t.id as turn_id,
+                    (p.quotas ->> 'egress_bytes_per_day')::bigint as egress_most,
+                    case when p.quotas ->> 'egress_bytes_per_day' is not null then (
+                        select coalesce(sum(u.bytes_sent + u.bytes_received), 0)::bigint from egress_usage u
+                        where u.space_id = p.id and u.day = ($2 at time zone 'UTC')::date) end as egress_used
              from sessions s join spaces p on p.id = s.space_id
                   left join turns t on t.session_id = s.id and t.state = 'running'
              where s.jail_id = $1 and s.deleted_at is null",
         )
         .bind(jail.uuid())
+        .bind(self.store.now().to_utc())
         .fetch_optional(self.store.pool())
         .await
         .or_domain()?;
         let Some(row) = row else { return Ok(None) };
         let network: serde_json::Value = row.try_get("network").or_domain()?;
+        let bytes = |column: &str| {
+            row.try_get::<Option<i64>, _>(column).or_domain().map(|n| n.map(|n| n.max(0) as u64))
+        };
+        let egress = bytes("egress_used")?.zip(bytes("egress_most")?);
         Ok(Some(JailOwner {
+            egress,
             session: SessionId::from_uuid(row.try_get("id").or_domain()?),
             name: crate::spaces::name(&row, "name")?,
             space: SpaceId::from_uuid(row.try_get("space_id").or_domain()?),
