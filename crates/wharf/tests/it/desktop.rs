@@ -99,8 +99,8 @@ impl Desk {
 
     async fn look(&self, query: &str) -> Picture {
         let png = self.wharf.bytes(&format!("{SESSION}/screenshot?{query}")).await;
-        if let Ok(keep) = std::env::var("WHARF_KEEP_SCREENSHOTS") {
-            let name = format!("{:?}.png", std::time::SystemTime::now().elapsed().unwrap_or_default());
+        if let Ok(keep) = std::env::var("WHARF_TEST_SCREENSHOTS") {
+            let name = format!("{}.png", std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis());
             let _ = std::fs::write(PathBuf::from(keep).join(name), &png);
         }
         let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
