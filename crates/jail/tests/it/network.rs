@@ -10,6 +10,7 @@ use std::process::Command;
 
 use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::Running;
+use wharf_testkit::contract::Machine as _;
 
 use crate::harness::{ok, run};
 use crate::machine;
