@@ -53,7 +53,7 @@ impl Upstream {
     /// Sends a request whose URI is absolute. Why it could not be sent says the refusal.
     pub async fn send(&self, request: Request<Body>, upgrades: bool) -> Result<Response<Incoming>, Refusal> {
         let client = if upgrades { &self.one } else { &self.any };
-        client.request(request).await.map_err(|error| refusal_in(error))
+        client.request(request).await.map_err(refusal_in)
     }
 }
 

@@ -154,7 +154,7 @@ async fn unwelcome(call: &Call, target: &Target) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A client's connection and an upstream's, as the system has them.

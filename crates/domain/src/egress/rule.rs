@@ -154,6 +154,10 @@ impl Placement {
     }
 }
 
+fn upper_hex(digit: u8) -> char {
+    char::from_digit(u32::from(digit), 16).unwrap_or('0').to_ascii_uppercase()
+}
+
 fn hex(byte: u8) -> Option<u8> {
     (byte as char).to_digit(16).map(|d| d as u8)
 }
@@ -209,7 +213,9 @@ pub fn normal(path: &str) -> Option<String> {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                 out.push(byte as char);
             } else {
-                out.push_str(&format!("%{byte:02X}"));
+                out.push('%');
+                out.push(upper_hex(byte >> 4));
+                out.push(upper_hex(byte & 15));
             }
             i += 3;
         } else if bytes[i].is_ascii() {

@@ -299,7 +299,7 @@ fn the_narrowest_connection_comes_first() {
         of("git.example.org", Some("/a")),
         of("*.a.example.org", None),
     ];
-    all.sort_by(|a, b| b.rank().cmp(&a.rank()));
+    all.sort_by_key(|m| std::cmp::Reverse(m.rank()));
     let shown: Vec<_> = all.iter().map(|m| (m.host.to_string(), m.path_prefix.is_some())).collect();
     assert_eq!(shown[0], ("git.example.org".to_owned(), true));
     assert_eq!(shown[1], ("git.example.org".to_owned(), false));

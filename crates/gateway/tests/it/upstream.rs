@@ -130,7 +130,7 @@ async fn serve(
         let (answer, seen) = (answer.clone(), seen.clone());
         async move {
             let (head, body) = request.into_parts();
-            let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let one = Seen {
                 method: head.method,
                 uri: head.uri.to_string(),

@@ -45,7 +45,7 @@ impl System {
             });
         }
         // Stable: of two equally narrow ones the older.
-        all.sort_by(|a, b| b.connection.rule.rank().cmp(&a.connection.rule.rank()));
+        all.sort_by_key(|c| std::cmp::Reverse(c.connection.rule.rank()));
         Ok(all)
     }
 
