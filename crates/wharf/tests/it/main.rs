@@ -7,7 +7,6 @@ mod crash;
 mod desktop;
 mod egress;
 mod installation;
-mod models;
 mod privileges;
 mod schemathesis;
 mod survive;
