@@ -156,7 +156,7 @@ async fn read(stream: &mut TcpStream) -> Option<Heard> {
     let length: usize =
         headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
     while body.len() < length {
-        let mut buffer = [0u8; 65536];
+        let mut buffer = [0u8; 16384];
         let n = stream.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
         body.extend_from_slice(&buffer[..n]);
     }

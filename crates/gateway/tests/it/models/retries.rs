@@ -18,8 +18,11 @@ async fn a_provider_that_is_busy_once_is_asked_again() {
             // Hangs up without a word.
             1 => {}
             _ => {
-                line.json("200 OK", &json!({"content": [], "usage": {"input_tokens": 3, "output_tokens": 4}}))
-                    .await
+                line.json(
+                    "200 OK",
+                    &json!({"content": [], "usage": {"input_tokens": 3, "output_tokens": 4}}),
+                )
+                .await;
             }
         }
     })

@@ -133,7 +133,7 @@ async fn the_vendors_own_libraries_work_with_a_base_url_alone() {
         .env("NO_PROXY", "localhost,127.0.0.1,::1");
     let out = tokio::task::spawn_blocking(move || run.output().unwrap()).await.unwrap();
     let (said, wrong) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    let wanted: String = STORIES.iter().map(|s| format!("ok {s}\n")).collect();
+    let wanted = STORIES.map(|s| format!("ok {s}\n")).concat();
     assert_eq!(said, wanted, "{wrong}");
     for (peer, header, key) in
         [(&claude, "x-api-key", "sk-canary"), (&gpt, "authorization", "Bearer sk-canary")]
