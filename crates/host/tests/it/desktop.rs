@@ -132,6 +132,8 @@ async fn what_is_typed_arrives_whatever_the_alphabet() {
     let wanted = ExecRequest::argv(["xterm", "-u8", "-geometry", "80x20+0+0", "-e", "sh", "-c", &script]);
     host.client.start_process(&wanted).await.unwrap();
     until("the terminal is there", || async { file.exists() }).await;
+    until("its window is there", || async { look(&host, &plain()).await.count([255, 255, 255]) > 50_000 })
+        .await;
     look(&host, &Screenshot { settle_ms: Some(300), ..plain() }).await;
     let text = "Hello, wörld! #{}[]|~^`\\ żółć Ω шапка 日本語 한국어 ½ € → 🎉 A\n";
     act(
