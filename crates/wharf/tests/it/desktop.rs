@@ -2,7 +2,7 @@
 //! WebSocket.
 //!
 //! Runs where `wharf image build desktop` has left its archive; its absence is said, and a failure only where
-//! WHARF_TEST_REQUIRE names `desktop`.
+//! WHARF_TEST_REQUIRE names `desktop-image`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -30,7 +30,10 @@ fn archive() -> Option<PathBuf> {
     let newest = archives.max_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
     if newest.is_none() {
         let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|r| r.trim() == "desktop"), "the image desktop is required here");
+        assert!(
+            !required.split(',').any(|r| r.trim() == "desktop-image"),
+            "the image desktop is required here"
+        );
         println!("skipped: no desktop image in target/images");
     }
     newest
