@@ -21,8 +21,8 @@ pub enum Access {
 
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
-    Audit, Connections, Egress, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles, Secrets,
-    ServiceAccounts, Sessions, Snapshots, Tokens, Users,
+    Audit, Connections, Egress, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles,
+    Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
 use Verb::{Create, Delete, Exec, Get, Impersonate, List, ReadValues, Update, Watch};
 

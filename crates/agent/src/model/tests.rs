@@ -150,7 +150,9 @@ fn read(protocol: ModelProtocol, stream: &str) -> (Result<Answer, Failure>, Vec<
 }
 
 fn stream(events: &[serde_json::Value]) -> String {
-    events.iter().map(|e| format!("event: {}\ndata: {e}\n\n", e["type"].as_str().unwrap_or("x"))).collect()
+    let written =
+        events.iter().map(|e| format!("event: {}\ndata: {e}\n\n", e["type"].as_str().unwrap_or("x")));
+    written.collect::<Vec<_>>().concat()
 }
 
 fn anthropic() -> Vec<serde_json::Value> {
@@ -201,7 +203,7 @@ fn an_answer_of_chat_completions_is_read_whole() {
         chunk(json!({}), Some("tool_calls")),
         json!({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 40}}}),
     ];
-    let mut text: String = events.iter().map(|e| format!("data: {e}\n\n")).collect();
+    let mut text = events.iter().map(|e| format!("data: {e}\n\n")).collect::<Vec<_>>().concat();
     text.push_str("data: [DONE]\n\n");
     let (answer, said) = read(ModelProtocol::OpenaiChat, &text);
     insta::assert_debug_snapshot!("chat_answer", (&answer.unwrap(), &said));

@@ -52,9 +52,9 @@ proptest! {
     ) {
         let mut text = String::new();
         for (name, data) in &events {
-            text.push_str(&format!("event: {name}{end}"));
+            text.extend(["event: ", name, end]);
             for line in data.split('\n') {
-                text.push_str(&format!("data: {line}{end}"));
+                text.extend(["data: ", line, end]);
             }
             text.push_str(end);
         }

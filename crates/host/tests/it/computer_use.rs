@@ -202,7 +202,7 @@ async fn cancel_while_the_model_speaks_keeps_what_was_said() {
     let mut events = host.client.turn(&turn, 0).await.unwrap();
     loop {
         if let Said::Text { text } = events.next().await.unwrap().unwrap().said
-            && text.contains("I")
+            && text.contains('I')
         {
             break;
         }

@@ -78,7 +78,7 @@ async fn serve(mut stream: UnixStream, script: Arc<Mutex<VecDeque<Answer>>>, ask
         if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             break at;
         }
-        let mut more = [0; 65536];
+        let mut more = vec![0; 65536];
         let Ok(n @ 1..) = stream.read(&mut more).await else { return };
         bytes.extend_from_slice(&more[..n]);
     };
@@ -88,7 +88,7 @@ async fn serve(mut stream: UnixStream, script: Arc<Mutex<VecDeque<Answer>>>, ask
         .find_map(|l| l.strip_prefix("content-length:"))
         .map_or(0, |v| v.trim().parse().unwrap());
     while bytes.len() < head + 4 + length {
-        let mut more = [0; 65536];
+        let mut more = vec![0; 65536];
         let Ok(n @ 1..) = stream.read(&mut more).await else { return };
         bytes.extend_from_slice(&more[..n]);
     }
@@ -104,7 +104,7 @@ async fn serve(mut stream: UnixStream, script: Arc<Mutex<VecDeque<Answer>>>, ask
                 Value::String(raw) => format!("data: {raw}\n\n"),
                 event => format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or("message")),
             };
-            out.push_str(&format!("{:x}\r\n{text}\r\n", text.len()));
+            out.extend([format!("{:x}\r\n", text.len()), text, "\r\n".to_owned()]);
         }
         out
     };

@@ -52,7 +52,7 @@ font:20px sans-serif;border-radius:0;resize:none;padding:0}
 await fetch('/',{method:'POST',body:JSON.stringify({name:document.getElementById('name').value,
 text:document.getElementById('text').value,agreed})});document.body.style.background='#106030'}</script>"#;
 
-const SERVER: &str = r#"
+const SERVER: &str = r"
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         open('/home/agent/sent.json', 'wb').write(body)
         self.send_response(204); self.end_headers()
 http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
-"#;
+";
 
 struct Picture {
     width: usize,
