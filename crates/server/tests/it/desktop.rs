@@ -1,7 +1,5 @@
 //! The desktop of a session: who may look, who may touch, and what is said where there is none.
 
-use serde_json::json;
-
 use crate::lab::{Lab, SOON};
 
 const DESK: &str = "/v1/spaces/lab/sessions/desk";
@@ -47,7 +45,7 @@ async fn who_may_only_look_neither_touches_nor_wakes() {
     viewer.get(&format!("{DESK}/desktop?mode=view")).await.refused(422, "invalid_field");
     // The computer runs; its image has no desktop, and that is what the viewer is told.
     viewer.get(&format!("{DESK}/screenshot")).await.refused(422, "unsupported");
-    admin.post(&format!("{DESK}/close?wait=closed"), json!({})).await;
+    admin.call(http::Method::POST, &format!("{DESK}/close"), None, &[]).await.expect(202);
     let closed = tokio::time::Instant::now() + SOON;
     while admin.get(DESK).await.expect(200)["state"] != "closed" {
         assert!(tokio::time::Instant::now() < closed, "it does not close");
