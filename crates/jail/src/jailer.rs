@@ -39,8 +39,8 @@ use crate::volume::Pool;
 
 /// More callers than a control plane keeps connections; one over it is turned away at once.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a new jailer waits for the one before it to be gone.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new jailer waits for the one before it to be gone: a helper of it may be in the kernel, at a busy disk.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// What a jail gets between SIGTERM and SIGKILL when the jailer goes and takes its jails along.
 const FAREWELL: Duration = Duration::from_secs(3);
 

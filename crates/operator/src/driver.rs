@@ -54,6 +54,8 @@ pub struct Drive<'a> {
     pub incarnation: u64,
     /// Set by the reconciler when the turn shall end.
     pub ending: watch::Receiver<Option<Ending>>,
+    /// Called before a turn is ended whose host does not obey: the next one must not be sent to that host.
+    pub stuck: &'a (dyn Fn() + Send + Sync),
 }
 
 impl Drive<'_> {
@@ -149,6 +151,7 @@ impl Drive<'_> {
                     }
                 }
                 () = until(patience) => {
+                    (self.stuck)();
                     let ending = give_up.take().map(|(_, e)| e);
                     self.end(&ended_by(ending.as_ref())).await?;
                     return Ok(Driven::Stuck);

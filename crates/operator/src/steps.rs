@@ -294,6 +294,7 @@ impl Inner {
                 turn: work,
                 incarnation,
                 ending: wanted,
+                stuck: &|| inner.slots.with(session.id, |s| s.stuck = true),
             };
             let driven = drive.run().await;
             inner.driven(&session, &driven);
@@ -312,7 +313,6 @@ impl Inner {
             Driven::Ended => {}
             Driven::Stuck => {
                 tracing::info!(session = %id, "a host did not end its turn; its computer is started anew");
-                self.slots.with(id, |s| s.stuck = true);
             }
             Driven::HostLost(why) => {
                 tracing::debug!(session = %id, why, "the host was lost in a turn");

@@ -75,8 +75,10 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
     // Without a host behind it, a led connection is refused at once.
     assert_ne!(run(&running, 1000, "nc -w 2 93.184.216.34 80 </dev/null").0, 0);
     // With one, it gets every TCP connection to elsewhere, and none to here.
-    let led =
-        "timeout 5 nc -l -p 15001 > /tmp/led & sleep 0.2; echo to-$1 | nc -w 2 $1 $2; wait; cat /tmp/led";
+    // Who calls before the listener is up is refused, and calls again.
+    let call =
+        "call() { for i in $(seq 100); do echo $1 | nc -w 2 $2 $3 2>/dev/null && return; sleep 0.05; done; }";
+    let led = format!("{call}\ntimeout 20 nc -l -p 15001 > /tmp/led & call to-$1 $1 $2; wait; cat /tmp/led");
     for (to, port) in [("93.184.216.34", 443), ("198.18.0.9", 22), ("10.0.0.1", 53)] {
         assert_eq!(ok(&running, 1000, &format!("set -- {to} {port}\n{led}")), format!("to-{to}"));
     }
@@ -84,8 +86,9 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
         assert_eq!(ok(&running, 1000, &format!("set -- 2001:db8::7 443\n{led}")), "to-2001:db8::7");
     }
     for own in ["127.0.0.1", "127.0.1.1", "198.18.0.1"] {
-        let here =
-            "nc -l -p 8080 > /tmp/here & sleep 0.2; echo direct | nc -w 2 $1 8080; wait; cat /tmp/here";
+        let here = format!(
+            "{call}\ntimeout 20 nc -l -p 8080 > /tmp/here & call direct $1 8080; wait; cat /tmp/here"
+        );
         assert_eq!(ok(&running, 1000, &format!("set -- {own}\n{here}")), "direct", "{own}");
     }
     // Any user of the session may serve on any port.
@@ -93,7 +96,7 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
         ok(
             &running,
             1000,
-            "nc -l -p 80 > /tmp/low & sleep 0.2; echo low | nc -w 2 127.0.0.1 80; wait; cat /tmp/low"
+            &format!("{call}\ntimeout 20 nc -l -p 80 > /tmp/low & call low 127.0.0.1 80; wait; cat /tmp/low")
         ),
         "low"
     );

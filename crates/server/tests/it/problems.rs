@@ -48,7 +48,10 @@ async fn wrong_input_is_told_what_is_wrong() {
     add("a word that is none", admin.post(sessions, json!({"agent": {"kind": "shel"}})).await);
     add("an agent without a program", admin.post(sessions, json!({"agent": {"kind": "command"}})).await);
     add("an image that is not there", admin.post(sessions, json!({"image": "nothing"})).await);
-    add("a promise that cannot be kept", admin.post(sessions, json!({"network": {"egress": "open"}})).await);
+    add(
+        "hosts to allow where none is asked for",
+        admin.post(sessions, json!({"network": {"egress": "none", "allow": ["example.org"]}})).await,
+    );
     add("a secret that nobody could inject", admin.post(sessions, json!({"secrets": ["key"]})).await);
     add("a character nobody can keep", admin.post(sessions, json!({"metadata": {"a": ["b", "\0"]}})).await);
     add("a fork of nothing", admin.post(sessions, json!({"from": {}})).await);

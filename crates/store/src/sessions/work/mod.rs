@@ -116,8 +116,9 @@ pub(super) fn outcome(id: SessionId, word: &str) -> Error {
     match word {
         "lease_lost" => lost(id),
         "missing" => Error::not_found("session", id),
-        // The row changed since the plan was made: look again and plan anew.
-        "unwanted" | "not_ready" => {
+        // The row changed since the plan was made: look again and plan anew. A message may have begun its turn between
+        // the two reads of one look.
+        "unwanted" | "not_ready" | "turn_runs" => {
             Error::new(Code::PreconditionFailed, format!("session {id} changed meanwhile"))
         }
         other => Error::internal(format!("session {id}: a step was refused as {other}")),
