@@ -132,12 +132,9 @@ impl Jailer {
             let directory = record::directory(&run_dir, id);
             // The control plane walks through it to the sockets; nobody needs to read it, and nobody else passes: who
             // reached the gateway's socket would speak for the session.
+            std::fs::DirBuilder::new().mode(0o700).create(&directory).at("make the jail's directory")?;
             let (uid, gid) = (self.settings.control_uid, self.settings.control_gid);
-            // With its group from the first moment: the gateway comes as soon as it hears of it.
-            sys::set_file_ids(0, gid);
-            let made = std::fs::DirBuilder::new().mode(0o710).create(&directory);
-            sys::set_file_ids(0, 0);
-            made.at("make the jail's directory")?;
+            chown(&directory, None, Some(gid)).at("chown the jail's directory")?;
             std::fs::set_permissions(&directory, Permissions::from_mode(0o710))
                 .at("chmod the jail's directory")?;
             record.save(&run_dir)?;
