@@ -193,8 +193,31 @@ pub fn exec(path: &CStr, argv: &[&CStr], environment: &[&CStr]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// The id files are made with; returns the one before. Root keeps reaching everything else.
-pub fn set_file_ids(uid: u32, gid: u32) {
+/// Does work whose files belong to `uid` and `gid`. Root keeps reaching everything else.
+///
+/// The kernel forgets the signal asked for with `PR_SET_PDEATHSIG` when these ids change (prctl(2)), and a jailer would
+/// outlive its keeper: it is asked for again, and a parent that went meanwhile is noticed.
+pub fn with_file_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> T {
+    let mut signal: libc::c_int = 0;
+    let parent = rustix::process::getppid();
+    // SAFETY: writes one integer that lives here.
+    unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+    set_file_ids(uid, gid);
+    let done = work();
+    set_file_ids(0, 0);
+    if signal != 0 {
+        // SAFETY: integers; a signal to this very process.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
+            if rustix::process::getppid() != parent {
+                libc::kill(libc::getpid(), signal);
+            }
+        }
+    }
+    done
+}
+
+fn set_file_ids(uid: u32, gid: u32) {
     // SAFETY: integers; both calls cannot fail for root and report the old value only.
     unsafe {
         libc::syscall(libc::SYS_setfsgid, gid);

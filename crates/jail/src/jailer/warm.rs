@@ -237,10 +237,7 @@ impl Jailer {
             sys::in_uts_of(&uts, &self.own_uts, || Ok(rustix::system::sethostname(hostname.as_bytes())?))
                 .at("set the host name")?;
             let root_inside = first_id + jail.record.slot * crate::launch::IDS;
-            sys::set_file_ids(root_inside, root_inside);
-            let written = write_names(&root, hostname);
-            sys::set_file_ids(0, 0);
-            written
+            sys::with_file_ids(root_inside, root_inside, || write_names(&root, hostname))
         };
         finish()?;
         jail.record.resources = spec.resources;

@@ -78,7 +78,8 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
     // Who calls before the listener is up is refused, and calls again.
     let call =
         "call() { for i in $(seq 100); do echo $1 | nc -w 2 $2 $3 2>/dev/null && return; sleep 0.05; done; }";
-    let led = format!("{call}\ntimeout 20 nc -l -p 15001 > /tmp/led & call to-$1 $1 $2; wait; cat /tmp/led");
+    let led =
+        format!("{call}\ntimeout 20 nc -l -p 15001 <&9 > /tmp/led & call to-$1 $1 $2; wait; cat /tmp/led");
     for (to, port) in [("93.184.216.34", 443), ("198.18.0.9", 22), ("10.0.0.1", 53)] {
         assert_eq!(ok(&running, 1000, &format!("set -- {to} {port}\n{led}")), format!("to-{to}"));
     }
@@ -87,7 +88,7 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
     }
     for own in ["127.0.0.1", "127.0.1.1", "198.18.0.1"] {
         let here = format!(
-            "{call}\ntimeout 20 nc -l -p 8080 > /tmp/here & call direct $1 8080; wait; cat /tmp/here"
+            "{call}\ntimeout 20 nc -l -p 8080 <&9 > /tmp/here & call direct $1 8080; wait; cat /tmp/here"
         );
         assert_eq!(ok(&running, 1000, &format!("set -- {own}\n{here}")), "direct", "{own}");
     }
@@ -96,7 +97,9 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
         ok(
             &running,
             1000,
-            &format!("{call}\ntimeout 20 nc -l -p 80 > /tmp/low & call low 127.0.0.1 80; wait; cat /tmp/low")
+            &format!(
+                "{call}\ntimeout 20 nc -l -p 80 <&9 > /tmp/low & call low 127.0.0.1 80; wait; cat /tmp/low"
+            )
         ),
         "low"
     );

@@ -56,6 +56,8 @@ async fn a_stream_that_shall_not_follow_ends() {
     let lab = Lab::at_work().await;
     let admin = lab.admin().await;
     lab.session(&admin, "desk").await;
+    // A session may be used a moment before its log says that it is up.
+    admin.post(&format!("{DESK}/messages?wait=done"), json!({"content": "true"})).await.expect(202);
     let mut log = admin.events(&format!("{DESK}/events?after=0&no_follow")).await;
     let mut n = 0;
     while log.next().await.is_some() {
