@@ -76,8 +76,7 @@ async fn connections_are_led_to_the_host_and_nothing_else_leaves() {
     assert_ne!(run(&running, 1000, "nc -w 2 93.184.216.34 80 </dev/null").0, 0);
     // With one, it gets every TCP connection to elsewhere, and none to here.
     // Who calls before the listener is up is refused, and calls again.
-    let call =
-        "call() { for i in $(seq 100); do echo $1 | nc -w 2 $2 $3 2>/dev/null && return; sleep 0.05; done; }";
+    let call = "rm -f /tmp/hold; mkfifo /tmp/hold; exec 9<>/tmp/hold; call() { for i in $(seq 100); do echo $1 | nc -w 2 $2 $3 2>/dev/null && return; sleep 0.05; done; }";
     let led =
         format!("{call}\ntimeout 20 nc -l -p 15001 <&9 > /tmp/led & call to-$1 $1 $2; wait; cat /tmp/led");
     for (to, port) in [("93.184.216.34", 443), ("198.18.0.9", 22), ("10.0.0.1", 53)] {
