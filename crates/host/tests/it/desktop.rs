@@ -128,6 +128,8 @@ async fn one_that_dies_is_there_again_when_it_is_used() {
 async fn what_is_typed_arrives_whatever_the_alphabet() {
     let Some(host) = session().await else { return };
     let file = host.home().join("typed");
+    // A window that opens while the window manager starts may stay unseen.
+    look(&host, &plain()).await;
     let script = format!("stty -echo; exec cat > {}", file.display());
     let wanted = ExecRequest::argv(["xterm", "-u8", "-geometry", "80x20+0+0", "-e", "sh", "-c", &script]);
     host.client.start_process(&wanted).await.unwrap();
