@@ -260,7 +260,8 @@ async fn a_snapshot_that_fails_for_a_moment_holds_up_the_deletion_that_comes_aft
     let other = fork(&lab, child, ALL).await;
     lab.desire(child, Desired::Deleted).await.unwrap();
     let row = lab.state(other, State::Error).await;
-    assert!(row.state_reason.unwrap().contains("no luck"));
+    let why = row.state_reason.unwrap();
+    assert!(why.contains("no luck"), "{why}");
     lab.delete(other).await;
     lab.nothing_is_left().await;
 }
