@@ -1,6 +1,7 @@
 //! The nouns. Each file is one: its arguments as types, then what they do.
 
-pub mod access;
+mod access;
+pub mod agent;
 pub mod api;
 pub mod audit;
 pub mod auth;
@@ -46,6 +47,9 @@ pub enum Command {
     /// Model providers that sessions reach through the gateway
     #[command(subcommand)]
     Provider(provider::Command),
+    /// Agents of your own: packages, their builds and versions
+    #[command(subcommand)]
+    Agent(agent::Command),
     /// Connections: requests to an upstream that get a credential outside of the session
     #[command(subcommand)]
     Connection(Box<connection::Command>),
@@ -92,6 +96,7 @@ impl Command {
             Self::Session(c) => c.run(ctx).await,
             Self::Secret(c) => c.run(ctx).await,
             Self::Provider(c) => c.run(ctx).await,
+            Self::Agent(c) => c.run(ctx).await,
             Self::Connection(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,

@@ -111,6 +111,10 @@ pub fn providers() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.providers().list()))
 }
 
+pub fn agents() -> ArgValueCompleter {
+    live(|ctx| Ok(ctx.space()?.agents().list()))
+}
+
 pub fn connections() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.connections().list()))
 }

@@ -132,6 +132,62 @@ impl Show for api::EgressLine {
     }
 }
 
+impl Show for api::AgentPackage {
+    const HEAD: &'static [&'static str] = &["NAME", "VERSION", "UPDATED", "AGE", "DESCRIPTION"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            self.active_version.map_or(Cell::styled("none", Style::Dim), Cell::new),
+            aged(self.updated_at, now),
+            aged(self.created_at, now),
+            Cell::opt(self.description.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::AgentVersion {
+    const HEAD: &'static [&'static str] = &["VERSION", "ACTIVE", "KIND", "SIZE", "DIGEST", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let kind = self.manifest.get("kind").and_then(serde_json::Value::as_str).unwrap_or("?");
+        vec![
+            Cell::new(self.version),
+            yes_no(self.active),
+            Cell::new(kind),
+            Cell::new(bytes(self.size_bytes.max(0) as u64)),
+            Cell::new(self.digest.chars().take(19).collect::<String>()),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.version.to_string()
+    }
+}
+
+impl Show for api::Build {
+    const HEAD: &'static [&'static str] = &["ID", "AGENT", "STATE", "VERSION", "AGE", "REASON"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let style = match self.state {
+            api::BuildState::Succeeded => Style::Good,
+            api::BuildState::Failed => Style::Bad,
+            api::BuildState::Queued | api::BuildState::Running => Style::Busy,
+        };
+        vec![
+            Cell::new(self.id),
+            Cell::new(&self.agent),
+            Cell::styled(word(&self.state), style),
+            Cell::opt(self.version),
+            aged(self.created_at, now),
+            Cell::opt(self.reason.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+}
+
 impl Show for api::Image {
     const HEAD: &'static [&'static str] = &["NAME", "SIZE", "RUNTIME", "DIGEST", "AGE"];
     fn row(&self, now: Time) -> Vec<Cell> {

@@ -62,6 +62,8 @@ ids! {
     SessionId,
     TurnId,
     SnapshotId,
+    AgentId,
+    BuildId,
     /// A process with the operator role; leases name it.
     OperatorId,
     /// One running (or warm) sandbox. A session gets a new one with every start from the native runtime, the same one

@@ -9,12 +9,14 @@ pub mod id;
 pub mod image;
 pub mod labels;
 pub mod limits;
+pub mod manifest;
 pub mod model;
 pub mod name;
 pub mod plain;
 pub mod plan;
 pub mod quota;
 pub mod rbac;
+pub mod remote;
 pub mod session;
 pub mod time;
 

@@ -6,6 +6,12 @@ pub const LABELS: usize = 64;
 pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a JSON request body; larger things are files.
 pub const BODY_BYTES: usize = 6 * 1024 * 1024;
+/// Bytes of an agent's source that is uploaded to be built.
+pub const SOURCE_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes of a built package.
+pub const LAYER_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// What package managers fetched, kept for the next build of an agent.
+pub const BUILD_CACHE_BYTES: u64 = 512 * 1024 * 1024;
 /// Bytes of one secret's value.
 pub const SECRET_BYTES: usize = 64 * 1024;
 /// Entries of a page when the caller does not say.

@@ -45,7 +45,7 @@ words! {
         Spaces = "spaces", Secrets = "secrets", Images = "images", Events = "events", Usage = "usage",
         Connections = "connections", Providers = "providers",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
-        Snapshots = "snapshots", Egress = "egress",
+        Snapshots = "snapshots", Egress = "egress", Agents = "agents", Builds = "builds",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
         RoleBindings = "role-bindings", Audit = "audit",
     }
@@ -66,7 +66,9 @@ impl Resource {
             | Self::Files
             | Self::Processes
             | Self::Snapshots
-            | Self::Egress => Group::Sessions,
+            | Self::Egress
+            | Self::Agents
+            | Self::Builds => Group::Sessions,
             Self::Users
             | Self::ServiceAccounts
             | Self::Tokens

@@ -18,7 +18,7 @@ use crate::reaper::Reaper;
 use crate::root::Root;
 use crate::surroundings::Surroundings;
 use crate::terminal::Terminals;
-use crate::turn::command::Agents;
+use crate::turn::agents::Agents;
 use crate::turns::Turns;
 use crate::{egress, limits};
 

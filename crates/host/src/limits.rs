@@ -66,5 +66,17 @@ pub const AGENTS: usize = 16;
 pub const EGRESS: usize = 512;
 /// Lines in the host's log about connections that came to nothing.
 pub const EGRESS_LOG_LINES: u32 = 2000;
+/// How long an agent that was told to end may take over its last words; less than whoever asks the host waits.
+pub const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Times a turn may be handed over from one agent to another.
+pub const HANDOVERS: usize = 8;
+/// How long an `acp` agent may take to say who it is and to make or load its session.
+pub const ACP_HANDSHAKE: Duration = Duration::from_secs(60);
+/// Terminals an `acp` agent may hold at once.
+pub const ACP_TERMINALS: usize = 32;
+/// Bytes kept of the output of one of them, when the agent does not say and at the most.
+pub const ACP_TERMINAL_BYTES: usize = 1024 * 1024;
+/// Bytes of a file an `acp` agent reads or writes through the host.
+pub const ACP_FILE_BYTES: usize = 4 * 1024 * 1024;
 /// Seconds any timeout may name.
 pub const TIMEOUT_MAX_SECONDS: u32 = wharf_domain::limits::EXEC_TIMEOUT_MAX_SECONDS;

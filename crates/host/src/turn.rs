@@ -4,8 +4,13 @@
 //! same volume after a crash hands back what was said and `interrupted`, and never runs it again. Only an agent that keeps a
 //! journal of its own (`computer-use`) is let go on with its turn there.
 
+pub mod acp;
+pub mod agents;
 pub mod command;
 pub mod journal;
+pub mod process;
+pub mod relay;
+pub mod runner;
 pub mod shell;
 
 #[cfg(test)]
@@ -21,7 +26,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use wharf_wire::host::Piece;
 use wharf_wire::host::exec::Stream;
-use wharf_wire::host::turn::{Done, Outcome, Reason, Said, TurnEvent, TurnInfo};
+use wharf_wire::host::turn::{Block, Done, Outcome, Reason, Said, TurnEvent, TurnInfo};
 
 use crate::limits;
 use crate::process::now_ms;
@@ -44,6 +49,9 @@ struct Inner {
     journal: Option<File>,
     said_bytes: usize,
     streams: Vec<Output>,
+    /// Who speaks, in a session with several agents, and the messages said since somebody took them.
+    speaker: Option<String>,
+    replies: Vec<Vec<Block>>,
     done: Option<Done>,
 }
 
@@ -69,6 +77,8 @@ impl Turn {
                 journal: Some(journal),
                 said_bytes: 0,
                 streams: Vec::new(),
+                speaker: None,
+                replies: Vec::new(),
                 done: None,
             }),
             changed: watch::Sender::new(0),
@@ -91,6 +101,8 @@ impl Turn {
                 journal: Some(journal),
                 said_bytes,
                 streams: Vec::new(),
+                speaker: None,
+                replies: Vec::new(),
                 done: None,
             }),
             changed: watch::Sender::new(0),
@@ -99,7 +111,7 @@ impl Turn {
         let gap = Said::Event { name: "lost".into(), data: Value::Null };
         while (turn.inner().lines.len() as u64) < after.min(limits::TURN_EVENTS) {
             let mut inner = turn.inner();
-            let line = line(inner.lines.len(), gap.clone());
+            let line = line(&inner, gap.clone());
             inner.append(line);
         }
         turn
@@ -118,6 +130,16 @@ impl Turn {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on events carry this agent's name.
+    pub fn speaks(&self, agent: &str) {
+        self.inner().speaker = Some(agent.to_owned());
+    }
+
+    /// The messages said since the last call, where speakers are told apart.
+    pub fn take_replies(&self) -> Vec<Vec<Block>> {
+        std::mem::take(&mut self.inner().replies)
+    }
+
     /// Appends an event other than output.
     pub fn say(&self, said: Said) -> Result<(), TooMuch> {
         let mut inner = self.inner();
@@ -128,10 +150,15 @@ impl Turn {
             return Err(TooMuch);
         }
         let counts = is_milestone(&said);
-        let line = line(inner.lines.len(), said);
+        let reply = match &said {
+            Said::Message { content } if inner.speaker.is_some() => Some(content.clone()),
+            _ => None,
+        };
+        let line = line(&inner, said);
         if inner.said_bytes + line.len() > limits::TURN_SAID_BYTES {
             return Err(TooMuch);
         }
+        inner.replies.extend(reply);
         inner.said_bytes += line.len();
         inner.milestones += u64::from(counts);
         inner.append(line);
@@ -182,7 +209,7 @@ impl Turn {
             out.offset += piece.len() as u64;
             Said::Output { stream, offset, piece: Piece::from(piece) }
         };
-        let line = line(inner.lines.len(), said);
+        let line = line(inner, said);
         inner.append(line);
         drop(guard);
         self.bump();
@@ -191,7 +218,7 @@ impl Turn {
     /// The last event. True when the journal has it and all before it.
     pub fn end(&self, done: Done) -> bool {
         let mut inner = self.inner();
-        let line = line(inner.lines.len(), Said::Done(done.clone()));
+        let line = line(&inner, Said::Done(done.clone()));
         inner.append(line);
         inner.done = Some(done);
         let saved = inner.journal.take().is_some();
@@ -269,8 +296,9 @@ fn is_milestone(said: &Said) -> bool {
     }
 }
 
-fn line(before: usize, said: Said) -> Bytes {
-    event_line(&TurnEvent { n: before as u64 + 1, at_ms: now_ms(), said })
+fn line(inner: &Inner, said: Said) -> Bytes {
+    let n = inner.lines.len() as u64 + 1;
+    event_line(&TurnEvent { n, at_ms: now_ms(), by: inner.speaker.clone(), said })
 }
 
 pub fn event_line(event: &TurnEvent) -> Bytes {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use wharf_domain::limits::{TEXT_BYTES, TURN_TIMEOUT_SECONDS};
+use wharf_domain::manifest::Kind;
 use wharf_domain::{Code, TurnId};
 use wharf_wire::host::turn::{
-    AgentKind, Cancelled, Done, Reason, Said, SetupRequest, TurnInfo, TurnRequest, Turns as List,
+    AgentKind, AgentSpec, Cancelled, Done, Reason, Said, SetupRequest, TurnInfo, TurnRequest, Turns as List,
 };
 
 use crate::exec::check_timeout;
@@ -18,10 +19,9 @@ use crate::host::Host;
 use crate::limits;
 use crate::reply::{self, Gone, Reply, Sender};
 use crate::request::{self, Incomes, Query};
-use crate::spawn::check_argv;
 use crate::turn::journal::{Head, Journal, Past, SETUP};
-use crate::turn::shell::{self, Script, script_of};
-use crate::turn::{Turn, command, failed};
+use crate::turn::shell::{self, Script};
+use crate::turn::{Turn, failed, relay};
 
 /// Turns kept in memory because the volume had no room for them.
 const UNSAVED: usize = 8;
@@ -82,24 +82,16 @@ fn no_journal(error: &std::io::Error) -> Fault {
 
 pub async fn start(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let after = after(&request)?;
-    let mut wanted: TurnRequest = request::json(&mut request, limits::TURN_BODY_BYTES).await?;
+    let wanted: TurnRequest = request::json(&mut request, limits::TURN_BODY_BYTES).await?;
     check_timeout(wanted.timeout_seconds)?;
-    check_agent(&wanted)?;
+    check_agent(&wanted.agent, "agent")?;
+    for (at, agent) in wanted.agents.iter().enumerate() {
+        check_agent(agent, &format!("agents.{at}"))?;
+    }
     let limit = turn_limit(&host, wanted.timeout_seconds);
     let head =
         Head { turn: wanted.turn.to_string(), seq: wanted.message.seq, agent: wanted.agent.name.clone() };
-    let work = match wanted.agent.kind {
-        AgentKind::Command | AgentKind::ComputerUse => Ok(Work::Agent(Box::new(wanted))),
-        AgentKind::Shell => script_of(&wanted.message.content).map(|text| {
-            Work::Script(Script {
-                text,
-                cwd: wanted.agent.cwd.take(),
-                env: std::mem::take(&mut wanted.agent.env),
-                user: None,
-            })
-        }),
-    };
-    begin(&host, head, work, limit, after)
+    begin(&host, head, Work::Agent(Box::new(wanted)), limit, after)
 }
 
 pub async fn setup(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
@@ -113,7 +105,7 @@ pub async fn setup(host: Arc<Host>, mut request: Incomes) -> Result<Reply> {
     let limit = turn_limit(&host, wanted.timeout_seconds);
     let head = Head { turn: SETUP.to_owned(), seq: 0, agent: "setup".to_owned() };
     let script = Script { text: wanted.script, cwd: None, env: wanted.env, user: wanted.user };
-    begin(&host, head, Ok(Work::Script(script)), limit, after)
+    begin(&host, head, Work::Script(script), limit, after)
 }
 
 fn turn_limit(host: &Host, seconds: Option<u32>) -> Duration {
@@ -130,34 +122,28 @@ fn after(request: &Incomes) -> Result<u64> {
     Ok(after)
 }
 
-fn check_agent(wanted: &TurnRequest) -> Result<()> {
-    if wanted.agent.name.is_empty() || wanted.agent.name.len() > 255 {
-        return Err(Fault::invalid("agent.name", "an agent's name has 1 to 255 bytes"));
+fn check_agent(agent: &AgentSpec, field: &str) -> Result<()> {
+    if agent.name.is_empty() || agent.name.len() > 255 {
+        return Err(Fault::invalid(&format!("{field}.name"), "an agent's name has 1 to 255 bytes"));
     }
-    wanted.agent.env.check().map_err(|e| Fault::invalid("agent.env", e))?;
-    match wanted.agent.kind {
-        AgentKind::Shell if !wanted.agent.entry.is_empty() => {
-            Err(Fault::invalid("agent.entry", "a shell agent has no entry"))
-        }
-        AgentKind::ComputerUse if !wanted.agent.entry.is_empty() => {
-            Err(Fault::invalid("agent.entry", "the built-in agent has no entry"))
-        }
-        AgentKind::ComputerUse if wanted.agent.computer_use.is_none() => {
-            Err(Fault::invalid("agent.computer_use", "the built-in agent needs its configuration"))
-        }
-        AgentKind::Shell | AgentKind::ComputerUse => Ok(()),
-        AgentKind::Command => check_argv(&wanted.agent.entry).map_err(|f| f.field("agent.entry")),
+    agent.env.check().map_err(|e| Fault::invalid(&format!("{field}.env"), e))?;
+    let kind = match agent.kind {
+        AgentKind::Shell => Kind::Shell,
+        AgentKind::Command => Kind::Command,
+        AgentKind::Python => Kind::Python,
+        AgentKind::Node => Kind::Node,
+        AgentKind::Acp => Kind::Acp,
+        AgentKind::ComputerUse => Kind::ComputerUse,
+    };
+    if agent.kind == AgentKind::ComputerUse && agent.computer_use.is_none() {
+        let field = format!("{field}.computer_use");
+        return Err(Fault::invalid(&field, "the built-in agent needs its configuration"));
     }
+    kind.check_entry(&agent.entry).map_err(|why| Fault::invalid(&format!("{field}.entry"), why))
 }
 
 /// Attaches to the turn of this key, or starts it.
-fn begin(
-    host: &Arc<Host>,
-    head: Head,
-    work: Result<Work, String>,
-    limit: Duration,
-    after: u64,
-) -> Result<Reply> {
+fn begin(host: &Arc<Host>, head: Head, work: Work, limit: Duration, after: u64) -> Result<Reply> {
     let journal = Journal::open(&host.root).map_err(|e| no_journal(&e))?;
     let mut state = host.turns.state();
     let mut unfinished = None;
@@ -170,7 +156,7 @@ fn begin(
         Found::Past(past) if past.interrupted && head.turn == SETUP => journal.forget(SETUP),
         Found::Past(past) => {
             same(&past.head, &head)?;
-            if !past.interrupted || !work.as_ref().is_ok_and(Work::resumes) {
+            if !past.interrupted || !work.resumes() {
                 return Ok(replay(past, after));
             }
             unfinished = Some(past);
@@ -217,20 +203,13 @@ fn same(known: &Head, asked: &Head) -> Result<()> {
     ))
 }
 
-async fn carry_out(
-    host: Arc<Host>,
-    turn: Arc<Turn>,
-    work: Result<Work, String>,
-    limit: Duration,
-    journal: Journal,
-) {
+async fn carry_out(host: Arc<Host>, turn: Arc<Turn>, work: Work, limit: Duration, journal: Journal) {
     let running = tokio::spawn({
         let (host, turn) = (Arc::clone(&host), Arc::clone(&turn));
         async move {
             match work {
-                Err(why) => failed(Reason::AgentError, why),
-                Ok(Work::Script(script)) => shell::run(&host, &turn, script, limit).await,
-                Ok(Work::Agent(request)) => command::run(&host, &turn, *request, limit).await,
+                Work::Script(script) => shell::run(&host, &turn, script, limit).await,
+                Work::Agent(request) => relay::run(&host, &turn, *request, limit).await,
             }
         }
     });

@@ -15,6 +15,7 @@ use wharf_domain::session::TurnState;
 use wharf_domain::{Code, Error};
 use wharf_store::sessions::SessionRow;
 use wharf_store::sessions::work::{Append, Entry, TurnResult, TurnWork, Work};
+use wharf_wire::host::Env;
 use wharf_wire::host::turn::{AgentKind, AgentSpec, Block, Done, Outcome, PastMessage, Reason, Said};
 use wharf_wire::host::turn::{TurnEvent, TurnMessage, TurnRequest};
 
@@ -79,7 +80,8 @@ impl Drive<'_> {
             self.work.send_turn(&mut self.turn, self.incarnation).await?;
         }
         let moved = self.turn.sent != Some(self.incarnation);
-        let resumes = agent_spec(&self.session.agent)?.kind.resumes();
+        let (agent, agents) = self.agents().await?;
+        let resumes = agent.kind.resumes();
         let events = if (moved && !resumes) || self.turn.cancel.is_some() {
             match self.host.attach(&self.socket, self.turn.turn, self.turn.host_events).await? {
                 Some(events) => events,
@@ -93,7 +95,7 @@ impl Drive<'_> {
                 }
             }
         } else {
-            let request = self.request().await?;
+            let request = self.request(agent, agents).await?;
             self.start(&request).await?
         };
         let (tx, mut rx) = mpsc::channel(AHEAD);
@@ -177,7 +179,7 @@ impl Drive<'_> {
                     last = event.n;
                     match event.said {
                         Said::Done(d) => done = Some(d),
-                        other => said.extend(entry(other)),
+                        other => said.extend(entry(other, event.by)),
                     }
                 }
                 Err(e) => fault = Some(e),
@@ -200,20 +202,31 @@ impl Drive<'_> {
         self.work.end_turn(t.session, t.space, t.token, t.turn, result).await
     }
 
-    async fn request(&self) -> Result<TurnRequest, Trouble> {
-        let agent = agent_spec(&self.session.agent)?;
-        let history = match agent.kind {
-            AgentKind::Shell => Vec::new(),
-            AgentKind::Command | AgentKind::ComputerUse => self.history().await?,
-        };
+    async fn request(&self, agent: AgentSpec, agents: Vec<AgentSpec>) -> Result<TurnRequest, Trouble> {
+        let asks = |a: &AgentSpec| a.kind != AgentKind::Shell;
+        let history =
+            if asks(&agent) || agents.iter().any(asks) { self.history().await? } else { Vec::new() };
         Ok(TurnRequest {
             turn: self.turn.turn,
             agent,
+            agents,
             message: TurnMessage { seq: self.turn.seq, content: blocks(&self.turn.content)? },
             history,
             // The reconciler ends a turn at its deadline; the host's own limit is the net below that.
             timeout_seconds: Some(self.session.turn_timeout_seconds.saturating_add(60)),
         })
+    }
+
+    /// Who answers, and to whom the turn may be handed over.
+    async fn agents(&self) -> Result<(AgentSpec, Vec<AgentSpec>), Trouble> {
+        let default = agent_spec(&self.session.agent)?;
+        if self.session.agents.is_empty() {
+            return Ok((default, Vec::new()));
+        }
+        let all = self.session.agents.iter().map(agent_spec).collect::<Result<Vec<_>, _>>()?;
+        let to = self.work.turn_agent(self.turn.turn).await?;
+        let addressed = to.and_then(|to| all.iter().find(|a| a.name == to).cloned());
+        Ok((addressed.unwrap_or(default), all))
     }
 
     async fn history(&self) -> Result<Vec<PastMessage>, Trouble> {
@@ -265,37 +278,60 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// The agent a session row speaks of.
+/// An agent a session row speaks of.
 pub fn agent_spec(agent: &Value) -> Result<AgentSpec, Error> {
-    let entry = agent
-        .get("argv")
-        .and_then(Value::as_array)
-        .map_or_else(Vec::new, |argv| argv.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    match agent.get("kind").and_then(Value::as_str) {
-        Some("shell") => Ok(AgentSpec::shell()),
-        Some("command") => {
-            Ok(AgentSpec { name: "command".into(), kind: AgentKind::Command, entry, ..AgentSpec::shell() })
-        }
-        Some("computer-use") => {
-            let config = serde_json::from_value(agent.clone()).map_err(Error::internal)?;
-            Ok(AgentSpec {
-                name: "computer-use".into(),
-                kind: AgentKind::ComputerUse,
-                computer_use: Some(Box::new(config)),
-                ..AgentSpec::shell()
-            })
-        }
-        other => Err(Error::internal(format!("an agent of kind {other:?} in the database"))),
-    }
+    let word = |key: &str| agent.get(key).and_then(Value::as_str);
+    let argv = || {
+        let argv = agent.get("argv").and_then(Value::as_array);
+        argv.map_or_else(Vec::new, |all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let called = || word("entry").map(str::to_owned).into_iter().collect::<Vec<_>>();
+    let (kind, entry) = match word("kind") {
+        Some("shell") => (AgentKind::Shell, Vec::new()),
+        Some("command") => (AgentKind::Command, argv()),
+        Some("python") => (AgentKind::Python, called()),
+        Some("node") => (AgentKind::Node, called()),
+        Some("acp") => (AgentKind::Acp, argv()),
+        Some("computer-use") => (AgentKind::ComputerUse, Vec::new()),
+        other => return Err(Error::internal(format!("an agent of kind {other:?} in the database"))),
+    };
+    let computer_use = match kind {
+        AgentKind::ComputerUse => Some(serde_json::from_value(agent.clone()).map_err(Error::internal)?),
+        _ => None,
+    };
+    // Of an agent of the space: where its package lies, and the environment its manifest gives it.
+    let built = |key: &str| agent.get("built").and_then(|b| b.get(key));
+    let env = built("env").cloned().map_or_else(|| Ok(Env::default()), serde_json::from_value);
+    Ok(AgentSpec {
+        name: agent_name(agent),
+        kind,
+        entry,
+        cwd: word("cwd").map(str::to_owned),
+        package: built("at").and_then(Value::as_str).map(str::to_owned),
+        env: env.map_err(Error::internal)?,
+        computer_use,
+    })
+}
+
+/// How an agent of a session row is addressed.
+pub fn agent_name(agent: &Value) -> String {
+    let word = |key: &str| agent.get(key).and_then(Value::as_str);
+    word("name").or_else(|| word("kind")).unwrap_or_default().to_owned()
 }
 
 fn blocks(content: &Value) -> Result<Vec<Block>, Error> {
     serde_json::from_value(content.clone()).map_err(Error::internal)
 }
 
-/// What the host said, as the log keeps it.
-fn entry(said: Said) -> Option<Append> {
-    let plain = |kind, data| Some(Append { kind, data, message: None });
+/// What the host said, as the log keeps it. `by` is who spoke, in a session with several agents.
+fn entry(said: Said, by: Option<String>) -> Option<Append> {
+    let named = by.clone();
+    let plain = |kind, mut data: Value| {
+        if let (Some(by), Value::Object(data)) = (named, &mut data) {
+            data.insert("agent".to_owned(), Value::String(by));
+        }
+        Some(Append { kind, data, message: None })
+    };
     match said {
         // The claim has written it.
         Said::Started { .. } | Said::Done(_) => None,
@@ -313,8 +349,11 @@ fn entry(said: Said) -> Option<Append> {
         Said::Message { content } => Some(Append {
             kind: "message.created",
             data: json!({"role": "agent"}),
-            message: Some(Entry { agent: None, content: json!(content) }),
+            message: Some(Entry { agent: by, content: json!(content) }),
         }),
+        Said::Handover { from, to } => {
+            Some(Append { kind: "turn.handover", data: json!({"from": from, "to": to}), message: None })
+        }
         Said::Event { name, data } => match name.as_str() {
             "tool_use" => plain("turn.tool_use", data),
             "tool_result" => plain("turn.tool_result", data),

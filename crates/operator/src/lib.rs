@@ -5,11 +5,13 @@
 //! plan. It speaks to computers through the runtime and the host alone.
 
 mod around;
+mod builds;
 pub mod chainer;
 mod driver;
 pub mod host;
 mod http;
 mod operator;
+mod packages;
 mod reconcile;
 mod slot;
 mod steps;

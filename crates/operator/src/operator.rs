@@ -16,6 +16,7 @@ use wharf_domain::image::ImageRef;
 use wharf_domain::{Error, Name, OperatorId, SessionId, Time};
 use wharf_ports::runtime::SandboxRuntime;
 use wharf_ports::{Topic, Wake};
+use wharf_store::agents::work::BuildWork;
 use wharf_store::sessions::work::{Owner, Work};
 use wharf_store::{Actor, Store};
 
@@ -53,6 +54,7 @@ impl Settings {
 
 pub(crate) struct Inner {
     pub work: Work,
+    pub builds: BuildWork,
     pub runtime: Arc<dyn SandboxRuntime>,
     pub host: Arc<dyn HostPort>,
     pub slots: Slots,
@@ -121,6 +123,7 @@ impl Operator {
     ) -> Self {
         let owner = Owner { operator: OperatorId::new(), machine: settings.machine.clone() };
         Self(Arc::new(Inner {
+            builds: store.system(Actor::Operator).builds(owner.operator),
             work: store.system(Actor::Operator).work(owner),
             runtime,
             host,
@@ -148,7 +151,8 @@ impl Operator {
             let inner = inner.clone();
             async move { inner.renew_forever().await }
         });
-        let _children = AbortAll(vec![around.abort_handle(), renew.abort_handle()]);
+        let builds = tokio::spawn(crate::builds::run(inner.builds.clone(), stop.clone()));
+        let _children = AbortAll(vec![around.abort_handle(), renew.abort_handle(), builds.abort_handle()]);
         loop {
             let (due, next) = inner.timers.due(inner.now());
             for id in due {
@@ -170,6 +174,8 @@ impl Operator {
             }
         }
         inner.finish().await;
+        // They give back what they are at.
+        let _ = tokio::time::timeout(FINISH, builds).await;
         inner.work.release_all().await
     }
 

@@ -11,11 +11,12 @@ use wharf_domain::plan::{Ending, Jail, Step};
 use wharf_domain::quota::Resources;
 use wharf_domain::{Code, Error, SessionId, SnapshotId, TurnId};
 use wharf_ports::runtime::{Fault, JailSpec, Running, Source, VolumeSpec};
+use wharf_store::sessions::SessionRow;
 use wharf_store::sessions::work::{Claimed, Task, TurnResult, TurnWork};
 use wharf_wire::host::turn::{Outcome, Said, SetupRequest};
-use wharf_wire::host::{Env, Identity, SessionLimits};
+use wharf_wire::host::{AgentName, Env, Identity, SessionLimits};
 
-use crate::driver::{Drive, Driven};
+use crate::driver::{Drive, Driven, agent_name};
 use crate::host::HostFault;
 use crate::operator::Inner;
 use crate::reconcile::Failed;
@@ -154,7 +155,7 @@ impl Inner {
             session: s.id,
             hostname: s.name.to_string(),
             env: Env(s.env.0.clone()),
-            agents: Vec::new(),
+            agents: agents(s),
             instructions: s.instructions.clone(),
             limits: SessionLimits::default(),
             authority: Some(self.work.authority_certificate(s.space).await?.to_string()),
@@ -168,6 +169,9 @@ impl Inner {
             Ok(Err(e)) => return Err(e.into()),
             Err(_) => return Err(Failed::Passing("the session's host did not answer the greeting".into())),
         }
+        crate::packages::install(self.work.store(), &running.host_socket, s)
+            .await
+            .map_err(Failed::Passing)?;
         self.slots.with(s.id, |slot| {
             if let Jail::Up { greeted, .. } = &mut slot.jail {
                 *greeted = true;
@@ -307,7 +311,7 @@ impl Inner {
         Ok(())
     }
 
-    fn driven(&self, session: &wharf_store::sessions::SessionRow, driven: &Driven) {
+    fn driven(&self, session: &SessionRow, driven: &Driven) {
         let id = session.id;
         match driven {
             Driven::Ended => {}
@@ -382,6 +386,12 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// What agents are told of each other.
+fn agents(s: &SessionRow) -> Vec<AgentName> {
+    let description = |a: &serde_json::Value| a.get("description")?.as_str().map(str::to_owned);
+    s.agents.iter().map(|a| AgentName { name: agent_name(a), description: description(a) }).collect()
 }
 
 fn volume_spec(task: &Task) -> VolumeSpec {

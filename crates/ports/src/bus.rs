@@ -1,7 +1,7 @@
 //! Wake-ups between roles. A wake-up carries no truth: the tables decide, a lost one costs time and nothing else.
 
 use tokio::sync::broadcast;
-use wharf_domain::{SessionId, SpaceId};
+use wharf_domain::{BuildId, SessionId, SpaceId};
 
 /// What a subscriber looks again for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +12,10 @@ pub enum Topic {
     SessionLog(SessionId),
     /// The space's event log grew: watchers look.
     Space(SpaceId),
+    /// A build was asked for, begun, given up or ended: builders look.
+    Build(BuildId),
+    /// The build's log grew or ended: its readers look.
+    BuildLog(BuildId),
     /// Something was written to the audit log: the chainer looks.
     Audit,
 }

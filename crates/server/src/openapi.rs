@@ -15,7 +15,7 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 /// POSTs that do nothing a second time would do twice, or whose answer must not be kept: they ignore the key.
-const WITHOUT_KEY: [&str; 8] = [
+const WITHOUT_KEY: [&str; 10] = [
     "login",
     "refresh",
     "logout",
@@ -24,6 +24,8 @@ const WITHOUT_KEY: [&str; 8] = [
     "verify_audit",
     "reveal_secret",
     "import_image",
+    "activate_agent_version",
+    "start_build",
 ];
 
 /// Operations whose body may be left out.
@@ -257,9 +259,10 @@ fn path_parameter(name: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": 4095}),
         ),
         "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role" | "token"
-        | "role_binding" | "image" | "provider" | "connection" => {
+        | "role_binding" | "image" | "provider" | "connection" | "agent" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
+        "build" => ("The build's id.", json!({"type": "string", "format": "uuid"})),
         other => panic!("the path parameter {other} is not described"),
     };
     json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})
@@ -297,6 +300,7 @@ fn tags() -> Value {
         {"name": "providers", "description": "Model providers that sessions reach through the gateway, with keys, prices and budgets."},
         {"name": "connections", "description": "Which requests of a space's sessions get which secret."},
         {"name": "images", "description": "Root filesystems sessions start from."},
+        {"name": "agents", "description": "Packages that answer in sessions: versions, builds, logs of builds."},
         {"name": "sessions", "description": "An agent's computer each."},
         {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},
         {"name": "processes", "description": "Commands, processes and terminals."},

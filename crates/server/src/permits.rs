@@ -21,8 +21,8 @@ pub enum Access {
 
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
-    Audit, Connections, Egress, Events, Files, Images, Messages, Processes, Providers, RoleBindings, Roles,
-    Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
+    Agents, Audit, Builds, Connections, Egress, Events, Files, Images, Messages, Processes, Providers,
+    RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
 use Verb::{Create, Delete, Exec, Get, Impersonate, List, ReadValues, Update, Watch};
 
@@ -90,6 +90,17 @@ pub const TABLE: &[(&str, Access)] = &[
     ("import_image", Spaced(Images, Create)),
     ("get_image", Spaced(Images, Get)),
     ("delete_image", Spaced(Images, Delete)),
+    ("list_agents", Spaced(Agents, List)),
+    ("create_agent", Spaced(Agents, Create)),
+    ("get_agent", Spaced(Agents, Get)),
+    ("patch_agent", Spaced(Agents, Update)),
+    ("delete_agent", Spaced(Agents, Delete)),
+    ("list_agent_versions", Spaced(Agents, Get)),
+    ("activate_agent_version", Spaced(Agents, Update)),
+    ("start_build", Spaced(Builds, Create)),
+    ("list_builds", Spaced(Builds, List)),
+    ("get_build", Spaced(Builds, Get)),
+    ("build_log", Spaced(Builds, Watch)),
     ("list_sessions", Spaced(Sessions, List)),
     ("create_session", Spaced(Sessions, Create)),
     ("get_session", Spaced(Sessions, Get)),

@@ -56,7 +56,7 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
             (Code::InUse, "secret", "connections of the space use the secret; delete or change them first")
         }
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
-        _ => return crate::sessions::constraint(name),
+        _ => return crate::agents::constraint(name).or_else(|| crate::sessions::constraint(name)),
     })
 }
 

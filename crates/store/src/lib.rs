@@ -9,6 +9,7 @@
 //! Refuses to let SQL, row types or connections out.
 
 mod access;
+pub mod agents;
 pub mod audit;
 mod caller;
 pub mod cluster;

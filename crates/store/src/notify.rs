@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use wharf_domain::{SessionId, SpaceId};
+use wharf_domain::{BuildId, SessionId, SpaceId};
 use wharf_ports::{Bus, Topic};
 
 const CHANNEL: &str = "wharf";
@@ -109,6 +109,8 @@ fn write(topic: Topic) -> String {
         Topic::Session(id) => format!("s{}", id.uuid().simple()),
         Topic::SessionLog(id) => format!("l{}", id.uuid().simple()),
         Topic::Space(id) => format!("p{}", id.uuid().simple()),
+        Topic::Build(id) => format!("b{}", id.uuid().simple()),
+        Topic::BuildLog(id) => format!("o{}", id.uuid().simple()),
         Topic::Audit => "a".to_owned(),
     }
 }
@@ -120,6 +122,8 @@ fn read(word: &str) -> Option<Topic> {
         "s" => Topic::Session(SessionId::from_uuid(id()?)),
         "l" => Topic::SessionLog(SessionId::from_uuid(id()?)),
         "p" => Topic::Space(SpaceId::from_uuid(id()?)),
+        "b" => Topic::Build(BuildId::from_uuid(id()?)),
+        "o" => Topic::BuildLog(BuildId::from_uuid(id()?)),
         "a" => Topic::Audit,
         _ => return None,
     })

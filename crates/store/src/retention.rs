@@ -33,6 +33,8 @@ pub struct Swept {
     pub model_usage: u64,
     /// Requests that a gateway died over, charged with what was guessed.
     pub model_requests_lost: u64,
+    /// Sources, packages and caches of builds that nothing needs.
+    pub blobs: u64,
 }
 
 impl System {
@@ -95,6 +97,7 @@ impl System {
                 )
                 .await?,
             model_requests_lost: self.model_reap(200).await?,
+            blobs: u64::try_from(self.store.sweep_blobs().await?).unwrap_or_default(),
         })
     }
 

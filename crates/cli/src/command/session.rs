@@ -18,7 +18,7 @@ mod turn;
 
 use crate::context::Ctx;
 
-pub use copy::stream_of;
+pub use copy::{packed, stream_of, tree as packed_tree};
 pub use look::tree;
 
 /// Sessions: an agent's computer each

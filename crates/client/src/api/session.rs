@@ -118,8 +118,8 @@ impl SessionApi {
     }
 
     /// Queues a message; with `wait`, the answer comes when its turn has ended.
-    pub async fn post(&self, content: api::Content, wait: bool) -> Result<api::PostedMessage> {
-        let call = self.call(Method::POST, ["messages"]).json(&api::PostMessage { content });
+    pub async fn post(&self, message: &api::PostMessage, wait: bool) -> Result<api::PostedMessage> {
+        let call = self.call(Method::POST, ["messages"]).json(message);
         if wait { waiting(call, "done").send_json().await } else { call.send_json().await }
     }
 

@@ -49,6 +49,54 @@ impl SpaceApi {
         self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await
     }
 
+    pub fn agents(&self) -> Crud<api::AgentPackage, api::CreateAgent, api::PatchAgent> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "agents"])
+    }
+
+    /// An agent's versions, newest first.
+    pub async fn agent_versions(&self, agent: &str) -> Result<api::AgentVersions> {
+        self.client.call(Method::GET, ["spaces", &self.name, "agents", agent, "versions"]).send_json().await
+    }
+
+    /// Makes a version the one that sessions get from now on.
+    pub async fn activate_agent(&self, agent: &str, version: i32) -> Result<api::AgentPackage> {
+        let body = api::ActivateVersion { version };
+        let path = ["spaces", &self.name, "agents", agent, "activate"];
+        self.client.call(Method::POST, path).json(&body).send_json().await
+    }
+
+    /// Begins a build from a repository.
+    pub async fn build_agent(&self, agent: &str, body: &api::StartBuild) -> Result<api::Build> {
+        let path = ["spaces", &self.name, "agents", agent, "build"];
+        self.client.call(Method::POST, path).json(body).send_json().await
+    }
+
+    /// Begins a build from the tar of a package's directory, sent while it is read.
+    pub async fn build_agent_from(
+        &self,
+        agent: &str,
+        image: Option<&str>,
+        archive: reqwest::Body,
+    ) -> Result<api::Build> {
+        self.client
+            .call(Method::POST, ["spaces", &self.name, "agents", agent, "build"])
+            .query_opt("image", image)
+            .stream("application/x-tar", archive, None)
+            .send_json()
+            .await
+    }
+
+    pub fn builds(&self) -> Crud<api::Build, Never, Never> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "builds"])
+    }
+
+    /// A build's log from its beginning, followed until it ends or is dropped.
+    pub async fn build_log(&self, build: wharf_domain::BuildId) -> Result<EventStream> {
+        let (client, space, build) = (self.client.clone(), self.name.clone(), build.to_string());
+        let call = move || client.call(Method::GET, ["spaces", &space, "builds", &build, "log"]);
+        EventStream::open(call, Some("0".to_owned())).await
+    }
+
     pub fn images(&self) -> Crud<api::Image, Never, Never> {
         Crud::new(self.client.clone(), ["spaces", &self.name, "images"])
     }

@@ -61,6 +61,7 @@ impl Past {
             events.push(event_line(&TurnEvent {
                 n,
                 at_ms: crate::process::now_ms(),
+                by: None,
                 said: Said::Done(done),
             }));
         }

@@ -193,9 +193,7 @@ async fn an_agent_that_is_not_there_fails_the_turn_with_the_reason() {
         name: "ghost".into(),
         kind: AgentKind::Command,
         entry: vec!["/no/such/agent".into()],
-        cwd: None,
-        env: Env::default(),
-        computer_use: None,
+        ..AgentSpec::shell()
     };
     let end = done(&run(&host, &turn_of(none.clone(), "x")).await);
     assert_eq!(end.reason, Some(Reason::AgentStart));

@@ -20,10 +20,9 @@ fn agent(provider: &Provider, change: impl FnOnce(&mut ComputerUse)) -> AgentSpe
     AgentSpec {
         name: "computer-use".into(),
         kind: AgentKind::ComputerUse,
-        entry: Vec::new(),
-        cwd: None,
         env: Env::from([("WHARF_GATEWAY_SOCKET", provider.socket().to_str().unwrap())]),
         computer_use: Some(Box::new(config)),
+        ..AgentSpec::shell()
     }
 }
 

@@ -32,10 +32,10 @@ impl Host {
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new(env!("CARGO_BIN_EXE_wharf-host-dev"));
         command.arg("--listen").arg(&socket).arg("--root").arg(dir.path().join("root"));
-        Self::run(command, dir, &socket).await
+        Self::launch(command, dir, &socket).await
     }
 
-    pub async fn run(mut command: Command, dir: TempDir, socket: &Path) -> Self {
+    pub async fn launch(mut command: Command, dir: TempDir, socket: &Path) -> Self {
         let child = command.stdin(Stdio::null()).spawn().unwrap();
         let client = HostClient::new(socket);
         let until = Instant::now() + Duration::from_secs(10);
@@ -76,6 +76,17 @@ impl Host {
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         self.child.wait().unwrap()
+    }
+
+    /// A file of the agent's home.
+    pub fn file(&self, path: &str, content: &str) {
+        let path = self.home().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    pub async fn run(&self, turn: &TurnRequest) -> Vec<TurnEvent> {
+        all(self.client.turn(turn, 0).await.unwrap()).await
     }
 
     pub async fn sh(&self, script: &str) -> ExecResult {
@@ -196,6 +207,7 @@ pub fn turn_of(agent: AgentSpec, text: &str) -> TurnRequest {
     TurnRequest {
         turn: TurnId::new(),
         agent,
+        agents: Vec::new(),
         message: TurnMessage { seq: 7, content: vec![Block::text(text)] },
         history: Vec::new(),
         timeout_seconds: Some(30),
@@ -208,10 +220,13 @@ pub fn python(program: &str) -> AgentSpec {
         name: "py".into(),
         kind: AgentKind::Command,
         entry: vec!["python3".into(), "-uc".into(), program.into()],
-        cwd: None,
-        env: Env::default(),
-        computer_use: None,
+        ..AgentSpec::shell()
     }
+}
+
+/// An agent whose function lies in the agent's home.
+pub fn called(kind: AgentKind, entry: &str) -> AgentSpec {
+    AgentSpec { name: "fn".into(), kind, entry: vec![entry.into()], ..AgentSpec::shell() }
 }
 
 pub fn said(events: &[TurnEvent]) -> Vec<&Said> {

@@ -59,7 +59,7 @@ async fn jail_as(wrapper: &[&str]) -> Option<Host> {
             if dup2(fd, 3) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
         });
     }
-    let host = Host::run(command, dir, &socket).await;
+    let host = Host::launch(command, dir, &socket).await;
     drop(listener);
     Some(host)
 }

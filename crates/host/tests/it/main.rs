@@ -1,6 +1,7 @@
 //! The host as its callers see it: the real program, over its real socket.
 #![allow(clippy::unwrap_used)]
 
+mod acp;
 mod agents;
 mod client;
 mod computer_use;
@@ -12,6 +13,9 @@ mod jail;
 mod processes;
 mod provider;
 mod refusals;
+mod relay;
+mod runners;
+mod samples;
 mod tar;
 mod terminals;
 mod turns;

@@ -188,7 +188,7 @@ impl Lab {
     pub async fn try_post(&self, id: SessionId, text: &str) -> Result<i64, Error> {
         let mut scope = self.scope().await;
         let permit = scope.sessions().permit_messages(&NameOrId::Id(id), Verb::Create).await?;
-        let seq = scope.sessions().post_message(&permit, &says(text)).await?.seq;
+        let seq = scope.sessions().post_message(&permit, &says(text), None).await?.seq;
         scope.commit().await?;
         Ok(seq)
     }

@@ -83,7 +83,7 @@ impl Journal {
 
     fn say(&mut self, said: Said) {
         let n = self.events.len() as u64 + 1;
-        self.events.push(TurnEvent { n, at_ms: 0, said });
+        self.events.push(TurnEvent { n, at_ms: 0, by: None, said });
     }
 }
 

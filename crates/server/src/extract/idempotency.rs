@@ -51,7 +51,8 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    fn of(request: &Request) -> Result<Self, Error> {
+    /// For handlers that read their body themselves; [`Key::body`] follows.
+    pub(crate) fn of(request: &Request) -> Result<Self, Error> {
         let mut values = request.headers().get_all("idempotency-key").iter();
         let key = match values.next() {
             None => None,
@@ -75,7 +76,8 @@ impl Key {
         Ok(Self { text: key, route: format!("{} {}", request.method(), request.uri().path()), hash: [0; 32] })
     }
 
-    fn body(mut self, query: &str, body: &[u8]) -> Self {
+    /// What the key stands for: the body, or what names its content.
+    pub(crate) fn body(mut self, query: &str, body: &[u8]) -> Self {
         if self.text.is_some() {
             let mut hash = Sha256::new();
             // The length keeps query and body apart.

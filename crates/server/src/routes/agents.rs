@@ -1,4 +1,4 @@
-//! What a request may say of a session's agent. Refuses fields that do not concern its kind: a setting without effect
+//! What a request may say of the model of a session's agent. Refuses fields that do not concern its kind: a setting without effect
 //! is a promise broken.
 
 use std::collections::HashSet;
@@ -7,24 +7,12 @@ use wharf_domain::{Code, Error};
 use wharf_wire::api::{Agent, AgentKind, McpServer};
 
 fn refuse(field: &str, detail: impl Into<String>) -> Result<(), Error> {
-    Err(Error::new(Code::InvalidField, detail).field(format!("agent.{field}")))
+    Err(Error::new(Code::InvalidField, detail).field(field))
 }
 
-/// Refuses an agent that could not answer.
+/// Refuses what an agent cannot be configured with, and a model's agent that could not answer. The field is without the
+/// way to the agent.
 pub(super) fn check(agent: &Agent) -> Result<(), Error> {
-    match agent.kind {
-        AgentKind::Command if agent.argv.first().is_none_or(String::is_empty) => {
-            return refuse("argv", "an agent of kind command needs its program and arguments");
-        }
-        AgentKind::Command if agent.argv.len() > 256 => return refuse("argv", "at most 256 arguments"),
-        AgentKind::Shell if !agent.argv.is_empty() => {
-            return refuse("argv", "an agent of kind shell has no program of its own");
-        }
-        AgentKind::ComputerUse if !agent.argv.is_empty() => {
-            return refuse("argv", "an agent of kind computer-use has no program of its own");
-        }
-        _ => {}
-    }
     if agent.kind == AgentKind::ComputerUse { check_computer_use(agent) } else { check_plain(agent) }
 }
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use wharf_domain::rbac::Verb;
-use wharf_domain::{Code, Error, limits};
+use wharf_domain::{Code, Error, Name, limits};
 use wharf_store::Permit;
 use wharf_store::sessions::{MessageRow, SessionRow};
 use wharf_wire::api;
@@ -124,7 +124,11 @@ pub(crate) async fn post_message(
     let mut scope = app.store.scope(&caller, &at.space).await?;
     claim.attach(&mut scope);
     let permit = scope.sessions().permit_messages(&at.session, Verb::Create).await?;
-    let row = scope.sessions().post_message(&permit, &view::to_json(&body.content)?).await?;
+    if let Some(to) = &body.to {
+        super::session_agents::check_address(permit.row(), to)?;
+    }
+    let content = view::to_json(&body.content)?;
+    let row = scope.sessions().post_message(&permit, &content, body.to.as_ref().map(Name::as_str)).await?;
     let seq = row.seq;
     let posted = api::PostedMessage { message: view::message(row)?, replies: Vec::new() };
     scope.commit_reply(202, &posted).await?;

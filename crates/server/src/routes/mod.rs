@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 mod auth;
+mod builds;
 mod computer;
 mod connections;
 mod desktop;
@@ -13,6 +14,7 @@ mod files;
 mod images;
 mod lineage;
 mod messages;
+mod packages;
 mod processes;
 mod providers;
 mod role_bindings;
@@ -20,6 +22,7 @@ mod roles;
 mod secrets;
 mod server;
 mod service_accounts;
+mod session_agents;
 mod session_events;
 mod session_states;
 mod session_watch;
@@ -91,6 +94,14 @@ fn documented() -> OpenApiRouter<App> {
         ))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
+        .routes(routes!(packages::list_agents, packages::create_agent))
+        .routes(routes!(packages::get_agent, packages::patch_agent, packages::delete_agent))
+        .routes(routes!(packages::list_agent_versions))
+        .routes(routes!(packages::activate_agent_version))
+        .routes(routes!(builds::start_build))
+        .routes(routes!(builds::list_builds))
+        .routes(routes!(builds::get_build))
+        .routes(routes!(builds::build_log))
         .routes(routes!(sessions::list_sessions, sessions::create_session))
         .routes(routes!(sessions::get_session, sessions::patch_session, sessions::delete_session))
         .routes(routes!(session_states::close_session))

@@ -138,10 +138,6 @@ impl Watch {
     fn matches(&self, s: &api::Session) -> bool {
         self.labels.matches(&s.labels)
             && self.filter.state.is_none_or(|state| state == s.state)
-            && self
-                .filter
-                .agent
-                .as_deref()
-                .is_none_or(|kind| kind == super::sessions::agent_word(s.agent.kind))
+            && self.filter.agent.as_deref().is_none_or(|kind| kind == s.agent.kind.as_str())
     }
 }

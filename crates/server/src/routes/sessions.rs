@@ -14,7 +14,7 @@ use wharf_store::sessions::{Include, NewSession, SessionFilter, SessionPatch, Se
 use wharf_store::{Permit, Scope, SpaceRef};
 use wharf_wire::api;
 
-use super::{session_watch, view};
+use super::{session_agents, session_watch, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
@@ -49,15 +49,7 @@ pub(crate) struct SessionsQuery {
 
 impl SessionsQuery {
     pub(super) fn filter(&self) -> SessionFilter {
-        SessionFilter { state: self.state, agent: self.agent.map(agent_word).map(str::to_owned) }
-    }
-}
-
-pub(super) fn agent_word(kind: api::AgentKind) -> &'static str {
-    match kind {
-        api::AgentKind::Shell => "shell",
-        api::AgentKind::Command => "command",
-        api::AgentKind::ComputerUse => "computer-use",
+        SessionFilter { state: self.state, agent: self.agent.map(|kind| kind.as_str().to_owned()) }
     }
 }
 
@@ -195,9 +187,7 @@ async fn replayed(
 
 fn check(body: &api::CreateSession) -> Result<(), Error> {
     view::check_timeouts("", body.idle_timeout_seconds, body.turn_timeout_seconds)?;
-    if let Some(agent) = &body.agent {
-        super::agents::check(agent)?;
-    }
+    session_agents::check(body)?;
     if let Some(prompt) = &body.prompt {
         check_content("prompt", prompt)?;
     }
@@ -236,20 +226,41 @@ async fn new_session(
             (Some((source, include)), parent)
         }
     };
-    let image = body.image.or_else(|| parent.map(|p| p.0)).or(defaults.image);
+    let chosen = session_agents::chosen(scope, body.agent, body.agents).await?;
+    if chosen.packaged && body.allow_root == Some(false) {
+        let detail =
+            "an agent's package belongs to root of its session: a session without root cannot have one";
+        return Err(Error::new(Code::Unsupported, detail).field("allow_root"));
+    }
+    let asks = |key: &str| chosen.manifest.get(key).filter(|v| !v.is_null()).cloned();
+    let own_image = asks("image").map(serde_json::from_value).transpose().map_err(Error::internal)?;
+    let image = body.image.or_else(|| parent.map(|p| p.0)).or(own_image).or(defaults.image);
     let mut resources = defaults.resources.unwrap_or_default().over(settings.default_resources);
+    if let Some(wanted) = asks("resources") {
+        let wanted: wharf_domain::manifest::Limits =
+            serde_json::from_value(wanted).map_err(Error::internal)?;
+        resources = wanted.over(resources);
+    }
     if let Some(asked) = body.resources {
         resources = asked.over(resources);
     }
     check_resources(app, &resources)?;
+    let network = match (body.network, asks("network")) {
+        (Some(asked), _) => asked.into(),
+        (None, Some(wanted)) => serde_json::from_value(wanted).map_err(Error::internal)?,
+        (None, None) => api::Network::default().into(),
+    };
+    let instructions =
+        body.instructions.or_else(|| asks("instructions").and_then(|v| v.as_str().map(str::to_owned)));
     Ok(NewSession {
         name: body.name,
         image: image.unwrap_or_else(|| settings.default_image.clone()),
         resources,
-        agent: view::to_json(&body.agent.unwrap_or_default())?,
+        agent: chosen.agent,
+        agents: chosen.agents,
         env: wharf_store::sessions::Env(body.env),
-        network: body.network.unwrap_or_default().into(),
-        instructions: body.instructions,
+        network,
+        instructions,
         setup: body.setup,
         allow_root: body.allow_root.unwrap_or(true),
         prompt: body.prompt.map(|p| view::to_json(&p)).transpose()?,

@@ -252,7 +252,8 @@ pub(super) fn session(space: &Name, s: SessionRow) -> Result<api::Session, Error
         state: s.state,
         state_reason: s.state_reason,
         desired: s.desired,
-        agent: serde_json::from_value(s.agent).map_err(Error::internal)?,
+        agent: agent(s.agent)?,
+        agents: s.agents.into_iter().map(agent).collect::<Result<_, _>>()?,
         image: api::ImageView { name: s.image.name, digest: s.image.digest },
         resources: s.resources,
         network: network(&s.network)?.into(),
@@ -279,14 +280,27 @@ pub(super) fn session(space: &Name, s: SessionRow) -> Result<api::Session, Error
     })
 }
 
+/// An agent of a session as its API has it: where its package lies is not part of that.
+fn agent(mut agent: Value) -> Result<api::Agent, Error> {
+    if let Value::Object(agent) = &mut agent {
+        agent.remove("built");
+    }
+    serde_json::from_value(agent).map_err(Error::internal)
+}
+
 pub(super) fn message(m: MessageRow) -> Result<api::Message, Error> {
+    let (agent, to) = match m.role {
+        Speaker::User => (None, m.agent),
+        Speaker::Agent => (m.agent, None),
+    };
     Ok(api::Message {
         seq: m.seq,
         role: match m.role {
             Speaker::User => api::MessageRole::User,
             Speaker::Agent => api::MessageRole::Agent,
         },
-        agent: m.agent,
+        agent,
+        to,
         author: m.author,
         content: serde_json::from_value(m.content).map_err(Error::internal)?,
         turn: m.turn,

@@ -2,7 +2,9 @@
 //! run as plain processes instead of in jails.
 #![allow(clippy::unwrap_used)]
 
+mod agents;
 mod auth;
+mod builds;
 mod desk;
 mod desktop;
 mod exec;

@@ -77,6 +77,7 @@ fn waits(operation: &str) -> bool {
             | "post_file"
             | "delete_file"
             | "session_events"
+            | "build_log"
             | "space_events"
     )
 }

@@ -14,11 +14,13 @@ pub fn body(operation: &str) -> Option<Value> {
         "impersonate" => json!({"principal": "user/admin", "seconds": 60}),
         "review_access" => json!({"verb": "get", "group": "sessions", "resource": "sessions"}),
         "create_user" => json!({"name": "new", "password": "long enough to pass"}),
-        "create_service_account" | "create_space" | "create_token" => json!({"name": "new"}),
+        "create_agent" | "create_service_account" | "create_space" | "create_token" => json!({"name": "new"}),
         "create_role" => {
             json!({"name": "new", "rules": [{"groups": ["core"], "resources": ["*"], "verbs": ["get"]}]})
         }
         "create_role_binding" => json!({"role": "viewer", "principal": "user/admin", "space": "lab"}),
+        "activate_agent_version" => json!({"version": 1}),
+        "start_build" => json!({"git": {"url": "https://git.invalid/x.git"}}),
         "create_secret" => json!({"name": "new", "value": "v"}),
         "create_provider" => json!({"name": "new", "protocol": "openai"}),
         "patch_secret" => json!({"value": "w"}),
@@ -37,6 +39,7 @@ pub fn body(operation: &str) -> Option<Value> {
 
 pub struct Things {
     pub token: String,
+    pub build: String,
 }
 
 /// One of everything, so that a refusal is about rights and not about things that are not there.
@@ -58,7 +61,11 @@ pub async fn furnish(lab: &Lab) -> Things {
     admin.post("/v1/spaces/lab/sessions", json!({"name": "s"})).await.expect(201);
     admin.post("/v1/spaces/lab/sessions/s/messages", json!({"content": "true"})).await.expect(202);
     admin.post("/v1/spaces/lab/sessions/s/snapshots", json!({"name": "snap"})).await.expect(201);
-    Things { token: token["id"].as_str().unwrap().to_owned() }
+    admin.post("/v1/spaces/lab/agents", json!({"name": "helper"})).await.expect(201);
+    let source = json!({"git": {"url": "https://git.invalid/x.git"}});
+    let build = admin.post("/v1/spaces/lab/agents/helper/build", source).await.expect(202);
+    let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
+    Things { token: id(&token), build: id(&build) }
 }
 
 pub fn path(template: &str, things: &Things) -> String {
@@ -74,6 +81,8 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{role}", "looker")
         .replace("{role_binding}", "una-looks")
         .replace("{image}", "base")
+        .replace("{agent}", "helper")
+        .replace("{build}", &things.build)
         .replace("{snapshot}", "snap")
         .replace("{process}", "1")
         .replace("{seq}", "2")

@@ -26,6 +26,8 @@ pub struct NewSession {
     pub image: Name,
     pub resources: Resources,
     pub agent: Value,
+    /// All of them where there are several, the default one first; else empty.
+    pub agents: Vec<Value>,
     pub env: Env,
     pub network: Policy,
     pub instructions: Option<String>,
@@ -48,6 +50,7 @@ impl NewSession {
             image,
             resources: Resources::default(),
             agent: json!({"kind": "shell"}),
+            agents: Vec::new(),
             env: Env::default(),
             network: Policy::default(),
             instructions: None,
@@ -117,6 +120,7 @@ impl Sessions<'_> {
             image: p.image.name.clone(),
             resources: fork.resources.unwrap_or(p.resources),
             agent: p.agent.clone(),
+            agents: p.agents.clone(),
             env: p.env.clone(),
             network: match fork.network {
                 Some(network) => network,
@@ -171,10 +175,10 @@ impl Sessions<'_> {
                     cpu_millis, memory_mib, disk_mib, pids, running_reserved, disk_reserved, agent, env, network,
                     instructions, setup, setup_done, allow_root, idle_timeout_seconds, turn_timeout_seconds,
                     last_used_at, labels, metadata, parent_session, parent_snapshot, parent_seq, last_seq, created_by,
-                    created_at, updated_at)
+                    created_at, updated_at, agents)
                 select $1, $2, $3, 'init', 'running', i.name, i.digest, i.runtime, $6, $7, $8, $9, $10, true, true,
                     $11::text::json, $12::text::json, $13::text::json, $14, $15, $16, $17, $18, $19, $20, $21,
-                    $22::text::json, $23, $24, $25, $26, $27, $20, $20
+                    $22::text::json, $23, $24, $25, $26, $27, $20, $20, $28::text::json
                 from i returning *
              ), l as (
                 insert into session_log (session_id, seq, kind, data, created_at)
@@ -211,6 +215,7 @@ impl Sessions<'_> {
         .bind(parent.map(|p| p.seq))
         .bind(first + 1)
         .bind(author)
+        .bind(text(&new.agents)?)
         .fetch_optional(self.0.tx()?)
         .await
         .or_domain()?;
@@ -224,7 +229,7 @@ impl Sessions<'_> {
             self.copy_messages(o.parent, id).await?;
         }
         if let Some(prompt) = &new.prompt {
-            let posted = self.post(&session, prompt).await?;
+            let posted = self.post(&session, prompt, None).await?;
             session.last_seq = posted.seq;
         }
         let detail = json!({

@@ -32,7 +32,8 @@ impl Store {
         let rows = sqlx::query(
             "select l.seq, l.kind, l.turn_id, l.created_at, l.so_far,
                 case when m.seq is null then l.data
-                     else json_build_object('role', m.role, 'agent', m.agent, 'content', m.content) end as data
+                     else json_build_object('role', m.role, 'agent', case m.role when 'agent' then m.agent end,
+                         'to', case m.role when 'user' then m.agent end, 'content', m.content) end as data
              from (select *, sum(bytes) over (order by seq) as so_far from session_log
                    where session_id = $1 and seq > $2 order by seq limit $3) l
              left join messages m on m.session_id = $1 and m.seq = l.seq and l.kind = 'message.created'

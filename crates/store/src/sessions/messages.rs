@@ -16,15 +16,16 @@ use crate::permit::Permit;
 use crate::quota;
 
 impl Sessions<'_> {
-    /// Queues a message (a list of blocks). One to a closed session restores it; one to a session in error is refused.
+    /// Queues a message (a list of blocks), for one of the session's agents where `to` names it. One to a closed session restores it; one to a session in error is refused.
     ///
     /// Who may say something is the resource `messages`: ask [`Sessions::permit_messages`] first.
     pub async fn post_message(
         &mut self,
         permit: &Permit<SessionRow>,
         content: &Value,
+        to: Option<&str>,
     ) -> Result<MessageRow, Error> {
-        let message = self.post(permit.row(), content).await?;
+        let message = self.post(permit.row(), content, to).await?;
         let s = permit.row();
         let name = Some(s.name.as_str());
         let detail = json!({"seq": message.seq, "turn": message.turn});
@@ -36,7 +37,12 @@ impl Sessions<'_> {
         Ok(message)
     }
 
-    pub(super) async fn post(&mut self, s: &SessionRow, content: &Value) -> Result<MessageRow, Error> {
+    pub(super) async fn post(
+        &mut self,
+        s: &SessionRow,
+        content: &Value,
+        to: Option<&str>,
+    ) -> Result<MessageRow, Error> {
         let body = text(content)?;
         if body.len() > limits::MESSAGE_BYTES {
             return Err(Error::new(
@@ -52,10 +58,11 @@ impl Sessions<'_> {
         let turn = TurnId::new();
         let author = self.0.caller().identity().name.clone();
         let now = self.0.now();
-        let row = sqlx::query("select * from session_post($1, $2, $3::text::json, null, $4, $5, $6)")
+        let row = sqlx::query("select * from session_post($1, $2, $3::text::json, $4, $5, $6, $7)")
             .bind(s.id.uuid())
             .bind(turn.uuid())
             .bind(body)
+            .bind(to)
             .bind(&author)
             .bind(i64::from(limits::QUEUED_MESSAGES))
             .bind(now.to_utc())
@@ -90,7 +97,7 @@ impl Sessions<'_> {
             session: s.id,
             seq,
             role: row::Role::User,
-            agent: None,
+            agent: to.map(str::to_owned),
             content: content.clone(),
             turn,
             state: if started { TurnState::Running } else { TurnState::Queued },

@@ -12,7 +12,7 @@ mod lineage;
 mod log;
 mod messages;
 mod parts;
-mod row;
+pub(crate) mod row;
 mod snapshots;
 mod uses;
 mod wait;

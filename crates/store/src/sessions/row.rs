@@ -50,6 +50,8 @@ pub struct SessionRow {
     pub resources: Resources,
     /// What answers its messages, as the API speaks of it.
     pub agent: Value,
+    /// All of them where there are several, the default one first; else empty.
+    pub agents: Vec<Value>,
     pub env: Env,
     pub network: Value,
     pub instructions: Option<String>,
@@ -132,6 +134,7 @@ pub struct MessageRow {
     pub session: SessionId,
     pub seq: i64,
     pub role: Role,
+    /// Of an agent: which one speaks. Of a user: which one is addressed.
     pub agent: Option<String>,
     /// List of blocks.
     pub content: Value,
@@ -240,7 +243,7 @@ macro_rules! session_columns {
     () => {
         "s.id, s.space_id, s.name, s.state, s.state_reason, s.desired, s.resource_version, s.image_name, s.image_digest, \
          s.runtime, s.volume_id, s.volume_made, s.jail_id, s.host_socket, s.warm, s.incarnation, s.started_at, \
-         s.suspect, s.cpu_millis, s.memory_mib, s.disk_mib, s.pids, s.agent, s.env, s.network, s.instructions, \
+         s.suspect, s.cpu_millis, s.memory_mib, s.disk_mib, s.pids, s.agent, s.agents, s.env, s.network, s.instructions, \
          s.setup, s.setup_done, s.allow_root, s.idle_timeout_seconds, s.turn_timeout_seconds, s.last_used_at, \
          s.in_use_until, s.hold_until, s.labels, s.metadata, s.parent_session, s.parent_snapshot, s.parent_seq, \
          s.last_seq, s.model_usage, s.failures, s.retry_at, s.created_at, s.updated_at, s.deleted_at"
@@ -278,7 +281,7 @@ pub(super) fn time(row: &PgRow, column: &str) -> Read<Time> {
     Ok(row.try_get::<DateTime<Utc>, _>(column)?.into())
 }
 
-pub(super) fn maybe_time(row: &PgRow, column: &str) -> Read<Option<Time>> {
+pub(crate) fn maybe_time(row: &PgRow, column: &str) -> Read<Option<Time>> {
     Ok(row.try_get::<Option<DateTime<Utc>>, _>(column)?.map(Time::from))
 }
 
@@ -339,6 +342,7 @@ pub(super) fn session(row: &PgRow) -> Read<SessionRow> {
             pids: small(row, "pids")?,
         },
         agent: row.try_get("agent")?,
+        agents: json(row, "agents")?,
         env: Env(json(row, "env")?),
         network: row.try_get("network")?,
         instructions: row.try_get("instructions")?,

@@ -146,7 +146,7 @@ async fn what_one_may_do_with_a_session_follows_the_role() {
     assert_eq!(code(scope.sessions().permit_messages(&at("mine"), Verb::Create).await), Code::Forbidden);
     let mut scope = app.store.scope(&dora, &at("lab")).await.unwrap();
     let permit = scope.sessions().permit_messages(&NameOrId::Id(row.id), Verb::Create).await.unwrap();
-    scope.sessions().post_message(&permit, &json!([{"type": "text", "text": "hi"}])).await.unwrap();
+    scope.sessions().post_message(&permit, &json!([{"type": "text", "text": "hi"}]), None).await.unwrap();
     scope.commit().await.unwrap();
     assert!(app.audit("create").await.contains(&"dora allowed mine".to_owned()));
 }
@@ -158,7 +158,7 @@ async fn a_message_and_a_close_at_the_same_moment_do_not_wait_for_each_other_for
     let post = async || {
         let mut scope = app.store.scope(&app.admin, &at("lab")).await?;
         let permit = scope.sessions().permit_messages(&NameOrId::Id(id), Verb::Create).await?;
-        let seq = scope.sessions().post_message(&permit, &json!([])).await?.seq;
+        let seq = scope.sessions().post_message(&permit, &json!([]), None).await?.seq;
         scope.commit().await.map(|()| seq)
     };
     let close = async |desired| {

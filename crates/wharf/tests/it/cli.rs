@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::installation::{Installation, possible};
 
 /// Somebody with a home directory and the binary.
-struct User {
+pub struct User {
     home: PathBuf,
 }
 
 impl User {
-    fn new(wharf: &Installation, name: &str) -> Self {
+    pub fn new(wharf: &Installation, name: &str) -> Self {
         let home = wharf.dir().join(name);
         std::fs::create_dir(&home).unwrap();
         Self { home }
@@ -31,7 +31,7 @@ impl User {
         command
     }
 
-    fn run(&self, line: &[&str], stdin: &[u8]) -> Output {
+    pub fn run(&self, line: &[&str], stdin: &[u8]) -> Output {
         let mut command = self.command(line);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -43,24 +43,24 @@ impl User {
         out
     }
 
-    fn code(&self, line: &[&str]) -> i32 {
+    pub fn code(&self, line: &[&str]) -> i32 {
         self.run(line, b"").status.code().unwrap()
     }
 
     #[track_caller]
-    fn ok(&self, line: &[&str], stdin: &[u8]) -> Vec<u8> {
+    pub fn ok(&self, line: &[&str], stdin: &[u8]) -> Vec<u8> {
         let out = self.run(line, stdin);
         assert!(out.status.success(), "{line:?}: {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
         out.stdout
     }
 
     #[track_caller]
-    fn says(&self, line: &[&str]) -> String {
+    pub fn says(&self, line: &[&str]) -> String {
         String::from_utf8(self.ok(line, b"")).unwrap()
     }
 
     #[track_caller]
-    fn json(&self, line: &[&str]) -> Value {
+    pub fn json(&self, line: &[&str]) -> Value {
         let line: Vec<&str> = ["-o", "json"].into_iter().chain(line.iter().copied()).collect();
         serde_json::from_slice(&self.ok(&line, b"")).unwrap()
     }

@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use crate::installation::{Installation, Outside, Part, SPACE, possible};
 
 /// Servers on loopback; they end with the test.
-struct Beyond {
+pub struct Beyond {
     child: Child,
     dir: tempfile::TempDir,
-    plain: u16,
-    secure: u16,
+    pub plain: u16,
+    pub secure: u16,
 }
 
 impl Beyond {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let (certificate, key) = (at("certificate.pem"), at("key.pem"));
@@ -58,8 +58,42 @@ impl Beyond {
         std::fs::read_to_string(self.dir.path().join("certificate.pem")).unwrap()
     }
 
+    /// A directory's files as the newest commit of `main`, at `/git/{name}.git`.
+    pub fn commit(&self, name: &str, tree: &Path) {
+        let git = |args: &[&str]| {
+            let out = Command::new("git")
+                .args(["-c", "user.name=a", "-c", "user.email=a@b.test", "-C"])
+                .arg(tree)
+                .args(args)
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        let bare = self.dir.path().join(format!("shelf/git/{name}.git"));
+        if !tree.join(".git").exists() {
+            git(&["init", "-q", "-b", "main"]);
+            let _ = std::fs::remove_dir_all(&bare);
+            git(&["init", "-q", "--bare", "-b", "main", bare.to_str().unwrap()]);
+        }
+        git(&["add", "-A"]);
+        git(&["commit", "-q", "-m", "more"]);
+        git(&["push", "-q", bare.to_str().unwrap(), "HEAD:main"]);
+    }
+
+    /// The certificate where the gateway can read it.
+    pub fn authority(&self) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let open = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let path = self.dir.path().join("certificate.pem");
+        open(self.dir.path(), 0o755);
+        open(&path, 0o644);
+        path
+    }
+
     /// The world as the installation sees it.
-    fn outside(&self) -> Outside {
+    pub fn outside(&self) -> Outside {
         Outside {
             settings: format!(
                 "\n[gateway]\nallow_private = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n",
@@ -367,7 +401,7 @@ async fn nothing_is_reached_but_by_the_gateways_leave() {
 }
 
 /// Where `wharf image build base` has left its archive; its absence is said, and a failure where it is required.
-fn base_image() -> Option<PathBuf> {
+pub fn base_image() -> Option<PathBuf> {
     let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
     let mut found: Vec<PathBuf> = std::fs::read_dir(images)
         .into_iter()

@@ -1,6 +1,7 @@
 //! The whole of Wharf as its users meet it: the real binary, a real PostgreSQL, real jails.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod builds;
 mod canary;
 mod cli;
 mod crash;

@@ -1,8 +1,11 @@
-//! What the built-in agent `computer-use` is told: which model, which tools, how far it may go.
+//! What the built-in agent `computer-use` is told: which model, which tools, how far it may go; and how agents are called.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use wharf_domain::Name;
+
+use super::{Agent, AgentKind};
 
 /// How a provider is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -85,4 +88,24 @@ pub struct McpServer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 3600)]
     pub timeout_seconds: Option<u32>,
+}
+
+impl Agent {
+    /// How it is addressed.
+    pub fn address(&self) -> &str {
+        self.name.as_ref().or(self.package.as_ref()).map_or_else(|| self.kind.as_str(), Name::as_str)
+    }
+}
+
+impl AgentKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Command => "command",
+            Self::Python => "python",
+            Self::Node => "node",
+            Self::Acp => "acp",
+            Self::ComputerUse => "computer-use",
+        }
+    }
 }

@@ -5,8 +5,9 @@ use wharf_domain::{SessionId, Time, TurnId};
 
 /// One event of a session's log. Over SSE `id:` is `seq` and `event:` is `type`.
 ///
-/// Types: `session.state`, `message.created`, `turn.started`, `turn.delta`, `turn.thinking`, `turn.tool_use`, `turn.tool_result`,
-/// `turn.output`, `turn.done`, `turn.failed`, `turn.cancelled`, `turn.log`. More may come; ignore those not known.
+/// Types: `session.state`, `message.created`, `turn.started`, `turn.delta`, `turn.thinking`, `turn.tool_use`,
+/// `turn.tool_result`, `turn.output`, `turn.handover`, `turn.done`, `turn.failed`, `turn.cancelled`, `turn.log`. More may come; ignore those not known.
+/// In a session with several agents `data.agent` names the one that spoke.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SessionEvent {
     /// Its number in the session's log, shared with messages: larger is later.

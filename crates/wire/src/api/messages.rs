@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use wharf_domain::session::TurnState;
-use wharf_domain::{Time, TurnId};
+use wharf_domain::{Name, Time, TurnId};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -160,6 +160,16 @@ impl utoipa::ToSchema for Content {
 pub struct PostMessage {
     /// What to say.
     pub content: Content,
+    /// Which of the session's agents shall answer; the default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+}
+
+impl PostMessage {
+    /// To the default agent.
+    pub fn of(content: Content) -> Self {
+        Self { content, to: None }
+    }
 }
 
 /// One message of a session's log.
@@ -172,6 +182,9 @@ pub struct Message {
     /// Which agent, where one speaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Which agent it was addressed to, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// Who said it, where a principal did: `user/alice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,

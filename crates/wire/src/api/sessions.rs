@@ -28,8 +28,11 @@ pub struct Session {
     pub state_reason: Option<String>,
     /// What is wanted of it.
     pub desired: Desired,
-    /// What answers its messages.
+    /// What answers its messages; of several agents the default one.
     pub agent: Agent,
+    /// All its agents, the default one first; empty where there is only that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<Agent>,
     /// The root filesystem it started from.
     pub image: ImageView,
     /// Its limits.
@@ -85,16 +88,25 @@ pub enum AgentKind {
     Command,
     /// The built-in agent: a model with tools for shell, files and desktop.
     ComputerUse,
+    /// `module:function`, called with `(message, context)`.
+    Python,
+    /// `file#export`, called with `(message, context)`.
+    Node,
+    /// A program speaking the Agent Client Protocol on its standard streams.
+    Acp,
 }
 
 /// What answers a session's messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
+    /// How messages are addressed to it and how it signs; its kind when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// The kind of agent.
     #[serde(default)]
     pub kind: AgentKind,
-    /// Program and arguments of a `command` agent; empty for the others.
+    /// Program and arguments of a `command` or `acp` agent; empty for the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 256)]
     pub argv: Vec<String>,
@@ -147,6 +159,26 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 16)]
     pub mcp_servers: Vec<McpServer>,
+    /// What is called of a `python` agent (`module:function`) or a `node` agent (`file#export`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096)]
+    pub entry: Option<String>,
+    /// Where it works, and where its `entry` is looked for: absolute, or relative to the home of `agent`, which it is when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096)]
+    pub cwd: Option<String>,
+    /// An agent of the space: what it runs is its package, and everything above but `name` and `cwd` is the package's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<Name>,
+    /// The version of `package`; the active one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub version: Option<i32>,
+    /// What it is good for, in a line: told to the other agents of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024)]
+    pub description: Option<String>,
 }
 
 /// What a session may reach.
@@ -242,6 +274,10 @@ pub struct CreateSession {
     /// What answers its messages; `shell` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
+    /// More agents, for messages that are addressed to them; each has a name. Without `agent` the first is the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 16)]
+    pub agents: Vec<Agent>,
     /// The image's name; the space's default, else `base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Name>,

@@ -1,7 +1,7 @@
 //! What the host and a `command` agent say to each other: one JSON object a line, on the agent's stdin and stdout.
 //!
-//! The host: `hello` once after the start, `message` for every turn, `history` when asked. The agent: any number of `text`,
-//! `message`, `event`, `history` (a request), then `done` or `error`. Stderr is log. A line that is not in the protocol
+//! The host: `hello` once after the start, `message` for every turn, `history` when asked, to its own runners and `computer-use` `cancel`. The agent:
+//! any number of `text`, `message`, `event`, `history` (a request), then `done`, `handover` or `error`. Stderr is log. A line that is not in the protocol
 //! fails the turn with the reason: guessing what an agent meant would answer in its name.
 //!
 //! The built-in agent `computer-use` speaks it too, with a few lines more: it is told its configuration, it is asked to end a
@@ -41,12 +41,13 @@ pub enum ToAgent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resumed: Option<Resumed>,
     },
-    /// End the turn, and the tool that runs in it. To `computer-use` only.
-    Cancel {
-        turn: TurnId,
-    },
     History {
         messages: Vec<PastMessage>,
+    },
+    /// The turn shall end: the agent has a moment to say its last words before it is killed. Only `computer-use`
+    /// and the host's own runners get it; a `command` agent is killed at once.
+    Cancel {
+        turn: TurnId,
     },
 }
 
@@ -80,6 +81,15 @@ pub enum FromAgent {
         usage: Option<Usage>,
         #[serde(default)]
         is_error: bool,
+    },
+    /// The end of this agent's part: another agent of the session goes on with the turn, with `content` or, where that is
+    /// absent, with the user's message.
+    Handover {
+        to: String,
+        #[serde(default)]
+        content: Option<Vec<Block>>,
+        #[serde(default)]
+        usage: Option<Usage>,
     },
     Error {
         detail: String,

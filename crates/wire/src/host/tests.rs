@@ -94,7 +94,8 @@ fn events_look_as_documented() {
         serde_json::to_string(&event).unwrap(),
         r#"{"type":"output","stream":"stderr","offset":0,"b64":"/w=="}"#
     );
-    let event = TurnEvent { n: 2, at_ms: 5, said: Said::Message { content: vec![Block::text("yes")] } };
+    let event =
+        TurnEvent { n: 2, at_ms: 5, by: None, said: Said::Message { content: vec![Block::text("yes")] } };
     let text = serde_json::to_string(&event).unwrap();
     assert_eq!(text, r#"{"n":2,"at_ms":5,"type":"message","content":[{"text":"yes","type":"text"}]}"#);
     assert_eq!(serde_json::from_str::<TurnEvent>(&text).unwrap(), event);

@@ -67,6 +67,12 @@ pub enum AgentKind {
     Shell,
     /// A program that speaks [`super::agent`] on its standard streams; kept alive between turns.
     Command,
+    /// `module:function`, called by a runner of the host's that speaks [`super::agent`].
+    Python,
+    /// `file#export`, called the same way.
+    Node,
+    /// A program that speaks the Agent Client Protocol on its standard streams; kept alive between turns.
+    Acp,
     /// The built-in model loop: a program of the same kind that comes with the host.
     ComputerUse,
 }
@@ -83,12 +89,16 @@ impl AgentKind {
 pub struct AgentSpec {
     pub name: String,
     pub kind: AgentKind,
-    /// Program and arguments of a `command` agent; empty for `shell`.
+    /// Program and arguments of a `command` or `acp` agent, the one thing that is called of a `python` or `node` agent;
+    /// empty for those that are part of Wharf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entry: Vec<String>,
     /// Absolute, or relative to the home of `agent`, which it is when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// The directory its package lies in: what `entry` names is looked for there. The working directory when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
     #[serde(default, skip_serializing_if = "Env::is_empty")]
     pub env: Env,
     /// Of a `computer_use` agent.
@@ -103,6 +113,7 @@ impl AgentSpec {
             kind: AgentKind::Shell,
             entry: Vec::new(),
             cwd: None,
+            package: None,
             env: Env::default(),
             computer_use: None,
         }
@@ -133,7 +144,11 @@ pub struct PastMessage {
 #[serde(deny_unknown_fields)]
 pub struct TurnRequest {
     pub turn: TurnId,
+    /// Who answers.
     pub agent: AgentSpec,
+    /// All agents of the session when it has several: those the turn may be handed over to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<AgentSpec>,
     pub message: TurnMessage,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastMessage>,
@@ -205,6 +220,24 @@ pub struct Usage {
     pub cost_usd: Option<f64>,
 }
 
+impl Usage {
+    /// Both together. The model is the last one that was named.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let cost_usd = match (self.cost_usd, other.cost_usd) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or_default() + b.unwrap_or_default()),
+        };
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cached_tokens: self.cached_tokens.saturating_add(other.cached_tokens),
+            model: other.model.or(self.model),
+            cost_usd,
+        }
+    }
+}
+
 /// How a turn ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
@@ -230,6 +263,9 @@ pub struct TurnEvent {
     pub n: u64,
     /// Milliseconds since 1970 (UTC).
     pub at_ms: u64,
+    /// Who spoke, in a session with several agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     #[serde(flatten)]
     pub said: Said,
 }
@@ -256,6 +292,9 @@ pub enum Said {
     /// The reply.
     #[serde(rename = "message")]
     Message { content: Vec<Block> },
+    /// The turn goes on with another agent of the session.
+    #[serde(rename = "handover")]
+    Handover { from: String, to: String },
     /// Anything else the agent wants to show: a tool call, progress.
     #[serde(rename = "event")]
     Event { name: String, data: Value },

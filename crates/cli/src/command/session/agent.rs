@@ -5,17 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use wharf_wire::api::{self, AgentKind};
 
+use super::super::common;
 use crate::exit::Refusal;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Kind {
-    /// Each message is a shell script; the reply is its output
-    Shell,
-    /// A program that speaks JSON lines; give it behind `--`
-    Command,
-    /// A model with tools for shell, files and desktop
-    ComputerUse,
-}
+use crate::prompt;
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Protocol {
@@ -45,12 +37,19 @@ enum Tool {
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Agent")]
 pub struct AgentArgs {
-    /// What answers its messages
-    #[arg(long, value_name = "KIND", value_enum)]
-    agent: Option<Kind>,
-    /// Program and arguments of a `command` agent
+    /// What answers its messages: shell, command, python, node, acp, computer-use (a model with tools for shell, files and
+    /// desktop), or an agent of the space (`NAME`, `NAME@VERSION`)
+    #[arg(long, value_name = "AGENT", add = crate::complete::agents())]
+    agent: Option<String>,
+    /// What it runs: a program and its arguments, `module:function` or `file#export`
     #[arg(last = true, value_name = "PROGRAM")]
     argv: Vec<String>,
+    /// Where the agent works and where its function is looked for; its home when absent
+    #[arg(long, value_name = "DIR")]
+    agent_cwd: Option<String>,
+    /// More agents, for messages sent with --to: a JSON list as in the API (a file; `-` is stdin)
+    #[arg(long, value_name = "FILE")]
+    agents: Option<PathBuf>,
     /// `computer-use`: a provider of the space [default: anthropic]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -89,36 +88,105 @@ pub struct AgentArgs {
 impl AgentArgs {
     /// None: the server's default.
     pub fn agent(&self) -> anyhow::Result<Option<api::Agent>> {
-        let kind = match (self.agent, self.argv.is_empty()) {
-            (Some(Kind::ComputerUse), true) => return self.computer_use().map(Some),
-            (None, true) if self.model.is_some() => return self.computer_use().map(Some),
-            (None | Some(Kind::Command), false) => Some(AgentKind::Command),
-            (Some(Kind::Command), true) => {
-                return Err(Refusal::usage(
-                    "an agent of kind command needs a program",
-                    "give it behind `--`: --agent command -- PROGRAM ARGS",
-                )
-                .into());
+        let kind = match self.agent.as_deref() {
+            None if self.model.is_some() && self.argv.is_empty() => AgentKind::ComputerUse,
+            None if !self.argv.is_empty() => AgentKind::Command,
+            Some("shell") => AgentKind::Shell,
+            Some("command") => AgentKind::Command,
+            Some("python") => AgentKind::Python,
+            Some("node") => AgentKind::Node,
+            Some("acp") => AgentKind::Acp,
+            Some("computer-use") => AgentKind::ComputerUse,
+            None => {
+                self.without_model()?;
+                let shell = || api::Agent { cwd: self.agent_cwd.clone(), ..api::Agent::default() };
+                return Ok(self.agent_cwd.is_some().then(shell));
             }
-            (Some(Kind::Shell | Kind::ComputerUse), false) => {
-                let kind = if self.agent == Some(Kind::Shell) { "shell" } else { "computer-use" };
-                return Err(Refusal::usage(
-                    format!("an agent of kind {kind} takes no program"),
-                    "leave it out, or say --agent command",
-                )
-                .into());
+            Some(other) => {
+                self.without_model()?;
+                return self.packaged(other).map(Some);
             }
-            (Some(Kind::Shell), true) => Some(AgentKind::Shell),
-            (None, true) => None,
         };
-        if let Some(option) = self.model_option() {
-            return Err(Refusal::usage(
+        if kind != AgentKind::ComputerUse {
+            self.without_model()?;
+        }
+        let agent = api::Agent { kind, cwd: self.agent_cwd.clone(), ..api::Agent::default() };
+        let word = kind.as_str();
+        let refuse = |what: String, advice: String| Err(Refusal::usage(what, advice).into());
+        match (kind, self.argv.as_slice()) {
+            (AgentKind::Shell, []) => Ok(Some(agent)),
+            (AgentKind::ComputerUse, []) => Ok(Some(api::Agent { cwd: agent.cwd, ..self.computer_use()? })),
+            (AgentKind::Shell | AgentKind::ComputerUse, _) => refuse(
+                format!("an agent of kind {word} takes no program"),
+                "leave it out, or say --agent command".into(),
+            ),
+            (AgentKind::Command | AgentKind::Acp, []) => refuse(
+                format!("an agent of kind {word} needs a program"),
+                format!("give it behind `--`: --agent {word} -- PROGRAM ARGS"),
+            ),
+            (AgentKind::Command | AgentKind::Acp, argv) => {
+                Ok(Some(api::Agent { argv: argv.to_vec(), ..agent }))
+            }
+            (AgentKind::Python | AgentKind::Node, [entry]) => {
+                Ok(Some(api::Agent { entry: Some(entry.clone()), ..agent }))
+            }
+            (AgentKind::Python, _) => refuse(
+                "an agent of kind python is one function".into(),
+                "give it behind `--`: --agent python -- agent:answer".into(),
+            ),
+            (AgentKind::Node, _) => refuse(
+                "an agent of kind node is one function".into(),
+                "give it behind `--`: --agent node -- agent.mjs#answer".into(),
+            ),
+        }
+    }
+
+    /// Those beside the default one.
+    pub fn agents(&self) -> anyhow::Result<Vec<api::Agent>> {
+        let Some(file) = &self.agents else { return Ok(Vec::new()) };
+        serde_json::from_str(&prompt::text(file)?).map_err(|e| {
+            Refusal::usage(
+                format!("--agents is no list of agents: {e}"),
+                "write it as '[{\"name\": \"reviewer\", \"kind\": \"python\", \"entry\": \"review:answer\"}]'",
+            )
+            .into()
+        })
+    }
+
+    /// An agent of the space: `NAME` or `NAME@VERSION`.
+    fn packaged(&self, text: &str) -> anyhow::Result<api::Agent> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        let refuse = |what: String| {
+            Refusal::usage(
+                what,
+                "--agent is a kind (shell, command, python, node, acp, computer-use), NAME or NAME@VERSION",
+            )
+        };
+        if !self.argv.is_empty() {
+            return Err(refuse(format!("what agent {name} runs is said by its package")).into());
+        }
+        Ok(api::Agent {
+            package: Some(common::name(name).map_err(refuse)?),
+            version: version
+                .map(|v| v.parse().map_err(|_| refuse(format!("{v:?} is no version"))))
+                .transpose()?,
+            cwd: self.agent_cwd.clone(),
+            ..api::Agent::default()
+        })
+    }
+
+    fn without_model(&self) -> anyhow::Result<()> {
+        match self.model_option() {
+            None => Ok(()),
+            Some(option) => Err(Refusal::usage(
                 format!("{option} is for agents of kind computer-use"),
                 "add --agent computer-use and --model, or leave it out",
             )
-            .into());
+            .into()),
         }
-        Ok(kind.map(|kind| api::Agent { kind, argv: self.argv.clone(), ..api::Agent::default() }))
     }
 
     /// An option that only concerns a model.

@@ -207,15 +207,41 @@ async fn upload(
     Ok(done?)
 }
 
-/// Packs on a thread and sends while it packs. An error in packing breaks the request off, so that no half tree looks whole.
 async fn upload_tree(files: &FilesApi, path: &Path, to: &FileTarget) -> anyhow::Result<()> {
+    let bar = progress::bar(&to.to_string(), None);
+    let (body, packing) = tree(path, bar.clone(), &[]);
+    let sent = files.write_tar(to, body).await;
+    bar.finish_and_clear();
+    packed(packing, sent).await
+}
+
+/// What became of sending a tree, and of packing it.
+pub async fn packed<T>(
+    packing: tokio::task::JoinHandle<anyhow::Result<()>>,
+    sent: wharf_client::Result<T>,
+) -> anyhow::Result<T> {
+    match (packing.await?, sent) {
+        // The server's refusal broke the pipe; it is the cause.
+        (_, Err(e @ wharf_client::Error::Problem(_))) => Err(e.into()),
+        (Err(e), _) => Err(e),
+        (Ok(()), sent) => Ok(sent?),
+    }
+}
+
+/// Packs on a thread while it is sent, without what is called as in `skip`. An error in packing breaks the request off, so that no
+/// half tree looks whole.
+pub fn tree(
+    path: &Path,
+    bar: indicatif::ProgressBar,
+    skip: &'static [&'static str],
+) -> (Body, tokio::task::JoinHandle<anyhow::Result<()>>) {
     let (send, receive) = mpsc::channel::<std::io::Result<Bytes>>(8);
     let root = path.to_owned();
     let packing = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         let mut builder =
             tar::Builder::new(std::io::BufWriter::with_capacity(256 * 1024, Sender(send.clone())));
         builder.follow_symlinks(false);
-        let packed = pack(&mut builder, &root, Path::new("")).and_then(|()| {
+        let packed = pack(&mut builder, &root, Path::new(""), skip).and_then(|()| {
             builder.into_inner()?.flush()?;
             Ok(())
         });
@@ -225,19 +251,9 @@ async fn upload_tree(files: &FilesApi, path: &Path, to: &FileTarget) -> anyhow::
         }
         packed
     });
-    let bar = progress::bar(&to.to_string(), None);
-    let count = bar.clone();
     let stream =
         futures_util::stream::unfold(receive, |mut r| async move { r.recv().await.map(|item| (item, r)) });
-    let body = Body::wrap_stream(stream.inspect_ok(move |c: &Bytes| count.inc(c.len() as u64)));
-    let sent = files.write_tar(to, body).await;
-    bar.finish_and_clear();
-    match (packing.await?, sent) {
-        // The server's refusal broke the pipe; it is the cause.
-        (_, Err(e @ wharf_client::Error::Problem(_))) => Err(e.into()),
-        (Err(e), _) => Err(e),
-        (Ok(()), sent) => Ok(sent?),
-    }
+    (Body::wrap_stream(stream.inspect_ok(move |c: &Bytes| bar.inc(c.len() as u64))), packing)
 }
 
 struct Sender(mpsc::Sender<std::io::Result<Bytes>>);
@@ -255,7 +271,12 @@ impl std::io::Write for Sender {
 }
 
 /// Everything below `root`, in order of names. Links are packed as links; sockets, FIFOs and devices are left out and named.
-fn pack<W: std::io::Write>(builder: &mut tar::Builder<W>, root: &Path, below: &Path) -> anyhow::Result<()> {
+fn pack<W: std::io::Write>(
+    builder: &mut tar::Builder<W>,
+    root: &Path,
+    below: &Path,
+    skip: &[&str],
+) -> anyhow::Result<()> {
     let dir = root.join(below);
     let cannot = || format!("{} cannot be read", dir.display());
     let mut entries =
@@ -263,13 +284,16 @@ fn pack<W: std::io::Write>(builder: &mut tar::Builder<W>, root: &Path, below: &P
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let (path, name) = (entry.path(), below.join(entry.file_name()));
+        if skip.iter().any(|s| entry.file_name() == *s) {
+            continue;
+        }
         let kind = entry.file_type()?;
         if kind.is_dir() || kind.is_file() || kind.is_symlink() {
             builder
                 .append_path_with_name(&path, &name)
                 .with_context(|| format!("{} cannot be read", path.display()))?;
             if kind.is_dir() {
-                pack(builder, root, &name)?;
+                pack(builder, root, &name, skip)?;
             }
         } else {
             note(format!("left out {}: it is no file, directory or link", path.display()));

@@ -66,6 +66,8 @@ pub fn include(parts: Option<&[Part]>) -> api::Include {
   wharf session create demo --wait
   wharf session create --cpu 2 --memory 2Gi --label team=ml --env MODE=test
   wharf session create bot --agent command -- python3 /home/agent/agent.py
+  wharf session create py --agent python -- agent:answer
+  wharf session create bot --agent greeter@3 --wait
   wharf session create web --allow pypi.org --allow '*.debian.org'
   wharf session create dev --agent computer-use --model claude-sonnet-5 --instructions 'Be brief.'
   wharf session create copy --from-session demo --include files
@@ -129,6 +131,7 @@ pub struct Create {
 impl Create {
     fn request(&self) -> anyhow::Result<api::CreateSession> {
         let agent = self.agent.agent()?;
+        let agents = self.agent.agents()?;
         let from = (self.from_session.is_some() || self.from_snapshot.is_some()).then(|| api::ForkFrom {
             session: self.from_session.clone(),
             snapshot: self.from_snapshot,
@@ -144,6 +147,7 @@ impl Create {
         Ok(api::CreateSession {
             name: self.name.clone(),
             agent,
+            agents,
             image: self.image.clone(),
             resources: self.limits.patch(),
             network: self.network.new_session(),

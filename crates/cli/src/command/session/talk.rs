@@ -21,6 +21,7 @@ use crate::{prompt, show};
   wharf session send demo 'ls -la && wc -l *.csv'
   wharf session send demo - < script.sh
   wharf session send demo --no-follow 'make all'
+  wharf session send demo --to reviewer 'look at the last change'
   wharf session send demo -o json 'make test' | jq .type")]
 pub struct Send {
     #[arg(add = crate::complete::sessions())]
@@ -33,6 +34,9 @@ pub struct Send {
     /// Only queue it
     #[arg(long)]
     no_follow: bool,
+    /// Which of the session's agents shall answer; the default one when absent
+    #[arg(long, value_name = "AGENT", value_parser = common::name)]
+    to: Option<wharf_domain::Name>,
 }
 
 impl Send {
@@ -58,7 +62,8 @@ impl Send {
     pub async fn run(self, ctx: &Ctx) -> anyhow::Result<()> {
         let text = self.text()?;
         let session = ctx.session(&self.session)?;
-        let message = session.post(api::Content::text(text), false).await?.message;
+        let body = api::PostMessage { content: api::Content::text(text), to: self.to };
+        let message = session.post(&body, false).await?.message;
         if self.no_follow {
             note(format!(
                 "queued; `wharf session events {} --follow --after {}` follows it",

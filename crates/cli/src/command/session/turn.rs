@@ -107,6 +107,11 @@ impl<'a> Follower<'a> {
                 let name = data.get("name").and_then(Value::as_str).unwrap_or("a tool");
                 note(format!("→ {name} {}", data.get("input").unwrap_or(&Value::Null)));
             }
+            "turn.handover" => {
+                self.close_line()?;
+                let name = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or("?");
+                note(format!("→ {} hands over to {}", name("from"), name("to")));
+            }
             "message.created" if !self.shown && data.get("role").and_then(Value::as_str) == Some("agent") => {
                 if let Some(content) = data.get("content") {
                     let content: Vec<api::AnyBlock> =

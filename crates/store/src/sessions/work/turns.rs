@@ -168,6 +168,15 @@ impl Work {
         read().or_domain()
     }
 
+    /// Which of the session's agents a turn was addressed to.
+    pub async fn turn_agent(&self, turn: TurnId) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("select agent from turns where id = $1")
+            .bind(turn.uuid())
+            .fetch_one(self.store.pool())
+            .await
+            .or_domain()
+    }
+
     /// Messages before a number, newest last, as many as fit into `bytes`: for agents that ask for history.
     pub async fn history(
         &self,

@@ -36,7 +36,7 @@ fn a_tree_is_packed_whole_with_links_as_links_and_without_what_is_no_file() {
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("a/socket")).unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     builder.follow_symlinks(false);
-    pack(&mut builder, dir.path(), Path::new("")).unwrap();
+    pack(&mut builder, dir.path(), Path::new(""), &[]).unwrap();
     let bytes = builder.into_inner().unwrap();
     let mut archive = tar::Archive::new(bytes.as_slice());
     let found: Vec<String> = archive

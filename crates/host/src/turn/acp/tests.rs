@@ -1,0 +1,97 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use wharf_wire::host::turn::{Outcome, Reason, Said};
+
+use super::permission::decide;
+use super::rpc::{Heard, parse};
+use super::terminals::Output;
+use super::{blocks, stopped};
+
+#[test]
+fn the_least_that_allows_is_chosen_and_nothing_where_nothing_allows() {
+    let ask = |kinds: &[&str]| {
+        let options: Vec<Value> =
+            kinds.iter().map(|k| json!({"optionId": format!("o-{k}"), "kind": k})).collect();
+        json!({"toolCall": {"title": "rm"}, "options": options})
+    };
+    let outcome = |params: &Value, cancelled| decide(params, cancelled).0["outcome"].clone();
+    let all = ask(&["reject_once", "allow_always", "allow_once"]);
+    assert_eq!(outcome(&all, false), json!({"outcome": "selected", "optionId": "o-allow_once"}));
+    assert_eq!(outcome(&ask(&["allow_always"]), false)["optionId"], "o-allow_always");
+    assert_eq!(outcome(&ask(&["reject_once"]), false), json!({"outcome": "cancelled"}));
+    assert_eq!(outcome(&all, true), json!({"outcome": "cancelled"}), "a turn that ends allows nothing more");
+    let Said::Event { name, data } = decide(&all, false).1 else { panic!("no event") };
+    assert_eq!(
+        (name.as_str(), &data["allowed"], &data["tool_call"]["title"]),
+        ("permission", &json!(true), &json!("rm"))
+    );
+}
+
+#[test]
+fn lines_are_requests_notices_or_answers() {
+    let heard = |text: &str| parse(text.as_bytes());
+    assert!(matches!(
+        heard(r#"{"id":"x","method":"fs/read_text_file","params":{}}"#),
+        Ok(Heard::Request { .. })
+    ));
+    assert!(matches!(heard(r#"{"method":"session/update","params":{}}"#), Ok(Heard::Notice { .. })));
+    assert!(matches!(heard(r#"{"id":3,"result":{"a":1}}"#), Ok(Heard::Answer { id: 3, result: Ok(_) })));
+    let Ok(Heard::Answer { result: Err(fault), .. }) =
+        heard(r#"{"id":3,"error":{"code":-32603,"message":"Internal error","data":{"details":"no key"}}}"#)
+    else {
+        panic!("no fault");
+    };
+    assert!(fault.text().contains("no key"));
+    for wrong in ["", "[]", "{}", "{\"id\":null,\"result\":1}", "{\"method\":5}", "Loading…"] {
+        assert!(heard(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn every_way_to_stop_has_an_end() {
+    let end = |reason: &str| stopped(&json!({"stopReason": reason}));
+    assert_eq!((end("end_turn").outcome, end("end_turn").is_error), (Outcome::Done, false));
+    for reason in ["max_tokens", "max_turn_requests", "refusal"] {
+        assert!(end(reason).is_error && end(reason).detail.is_some(), "{reason}");
+    }
+    assert_eq!(end("whatever").reason, Some(Reason::AgentProtocol));
+    let counted = stopped(&json!({"stopReason": "end_turn", "usage": {"inputTokens": 5, "outputTokens": 7}}));
+    assert_eq!(counted.usage.unwrap().output_tokens, 7);
+}
+
+#[test]
+fn a_message_becomes_a_prompt_or_is_refused() {
+    let of = |value: Value| blocks(&serde_json::from_value::<Vec<_>>(value).unwrap(), false);
+    let prompt =
+        of(json!([{"type": "text", "text": "hi"}, {"type": "file", "path": "/home/agent/a b.txt"}])).unwrap();
+    assert_eq!(
+        (prompt[1]["type"].as_str(), prompt[1]["name"].as_str()),
+        (Some("resource_link"), Some("a b.txt"))
+    );
+    assert!(
+        of(json!([{"type": "image", "media_type": "image/png", "data": ""}]))
+            .unwrap_err()
+            .contains("no images")
+    );
+    assert!(of(json!([{"type": "hologram"}])).unwrap_err().contains("hologram"));
+}
+
+proptest! {
+    #[test]
+    fn no_line_makes_the_reader_fall(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn kept_output_is_the_end_of_what_was_written(parts in prop::collection::vec("[a-zäß€😀]{0,9}", 0..20), limit in 1_usize..40) {
+        let mut output = Output::new(limit);
+        for part in &parts {
+            output.push(part.as_bytes());
+        }
+        let (all, (text, cut)) = (parts.concat(), output.text());
+        prop_assert!(all.ends_with(&text) && text.len() <= limit);
+        prop_assert_eq!(cut, text.len() < all.len());
+    }
+}

@@ -1,0 +1,198 @@
+//! Builds: an agent's source becomes an immutable version, in a computer of its own.
+//!
+//! A build is leased like a session. Each step may be repeated: whoever takes over begins with an empty directory. What the
+//! package's own commands do wrong fails the build with their log; what breaks around it is tried again a few times. The computer is an
+//! ordinary session with the egress the manifest asks for, and is deleted with the end of its build.
+
+mod cache;
+mod site;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+use wharf_chassis::Stop;
+use wharf_chassis::host_client::{HostClient, HostError};
+use wharf_domain::session::{Desired, State};
+use wharf_domain::{Code, Error};
+use wharf_ports::{Topic, Wake};
+use wharf_store::Store;
+use wharf_store::agents::work::{BUILD_LEASE, BuildTask, BuildWork};
+
+use site::{Site, network};
+
+/// Builds of one operator at the same time.
+const PARALLEL: usize = 2;
+/// Attempts of a build whose surroundings break.
+const ATTEMPTS: i32 = 3;
+/// Seconds until a build's computer must be up.
+const COMPUTER: Duration = Duration::from_secs(300);
+/// Where packages lie in a session, each in a directory of its agent's name.
+pub const PACKAGES: &str = "/opt/wharf/agents";
+
+enum Trouble {
+    /// The build itself is wrong: it ends.
+    Failed(String),
+    /// Something around it broke: it is tried again.
+    Broken(String),
+    /// The tables refused.
+    Store(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(e: Error) -> Self {
+        Self::Store(e)
+    }
+}
+
+impl From<HostError> for Trouble {
+    fn from(e: HostError) -> Self {
+        match e {
+            HostError::Refused(fault) => Self::Failed(fault.detail),
+            other => Self::Broken(format!("the build's computer is away: {other}")),
+        }
+    }
+}
+
+/// Takes builds until told to drain; those in hand are given back then.
+pub(crate) async fn run(work: BuildWork, stop: Stop) {
+    let mut wakes = work.store().bus().subscribe();
+    let mut tasks = JoinSet::new();
+    while !stop.is_draining() {
+        while tasks.len() < PARALLEL {
+            match work.claim().await {
+                Ok(Some(task)) => {
+                    let (work, stop) = (work.clone(), stop.clone());
+                    tasks.spawn(async move { carry_out(&work, task, &stop).await });
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "builds could not be looked at; it is repeated");
+                    break;
+                }
+            }
+        }
+        // Others' builds are free when their leases are; without any there is nothing to look for.
+        let pause = match work.open().await {
+            Ok(false) => Duration::from_hours(1),
+            _ => BUILD_LEASE / 3,
+        };
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = stop.draining() => break,
+                wake = wakes.next() => match wake {
+                    Some(Wake::Topic(Topic::Build(_)) | Wake::Missed) => break,
+                    Some(_) => {}
+                    None => return,
+                },
+                Some(_) = tasks.join_next() => break,
+                () = tokio::time::sleep_until(until) => break,
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn carry_out(work: &BuildWork, mut task: BuildTask, stop: &Stop) {
+    let id = task.build.id;
+    let held = task.clone();
+    let renewing = async {
+        loop {
+            tokio::time::sleep(BUILD_LEASE / 3).await;
+            if work.renew(&held).await.is_err_and(|e| e.code == Code::LeaseLost) {
+                return;
+            }
+        }
+    };
+    let result = tokio::select! {
+        result = build(work, &mut task) => result,
+        () = renewing => return,
+        () = stop.draining() => {
+            let _ = work.release(&held, false).await;
+            return;
+        }
+    };
+    let ended = match result {
+        Ok(()) => return,
+        Err(Trouble::Failed(why)) => fail(work, &mut task, &why).await,
+        Err(Trouble::Broken(why)) if task.build.attempts >= ATTEMPTS => {
+            fail(work, &mut task, &format!("given up after {ATTEMPTS} attempts: {why}")).await
+        }
+        Err(Trouble::Broken(why)) => {
+            tracing::info!(build = %id, why, "a build is begun anew");
+            let _ = work.say(&mut task, "wharf", &format!("{why}; the build begins anew\n")).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            work.release(&task, true).await
+        }
+        Err(Trouble::Store(error)) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(build = %id, %error, "a build could not be brought to its end; it is taken up again");
+    }
+}
+
+async fn fail(work: &BuildWork, task: &mut BuildTask, why: &str) -> Result<(), Error> {
+    work.say(task, "wharf", &format!("failed: {why}\n")).await?;
+    work.fail(task, why).await
+}
+
+async fn build(work: &BuildWork, task: &mut BuildTask) -> Result<(), Trouble> {
+    if task.build.attempts > ATTEMPTS {
+        return Err(Trouble::Failed(format!("it was cut short {ATTEMPTS} times")));
+    }
+    let gone = |e: Error| match e.code {
+        Code::NotFound => Trouble::Failed("its session was deleted".to_owned()),
+        _ => Trouble::Store(e),
+    };
+    let permit = work.session(task.build.space, task.build.session).await.map_err(gone)?;
+    let settled = |row: &wharf_store::sessions::SessionRow| {
+        row.ready() || row.state == State::Error || row.desired != Desired::Running
+    };
+    let row = work.store().wait_session(&permit, COMPUTER, settled).await?;
+    let Some(row) = row else { return Err(Trouble::Failed("its session was deleted".to_owned())) };
+    if row.state == State::Error || row.desired != Desired::Running {
+        let why = row.state_reason.unwrap_or_else(|| format!("it shall be {}", row.desired.as_str()));
+        return Err(Trouble::Failed(format!("its computer is not to be had: {why}")));
+    }
+    let Some(computer) = row.computer.as_ref().filter(|_| row.ready()) else {
+        return Err(Trouble::Broken(format!("its computer was not up within {} s", COMPUTER.as_secs())));
+    };
+    let client = HostClient::new(&computer.host_socket);
+    let dir = format!("{PACKAGES}/{}", task.build.agent);
+    let image = row.image.digest.clone();
+    let mut site = Site::new(work, task, client, dir);
+    site.source().await?;
+    let manifest = site.manifest().await?;
+    if let Some(image) = manifest.build.image.as_ref().or(manifest.image.as_ref())
+        && *image != row.image.name
+    {
+        return Err(Trouble::Failed(format!(
+            "the package wants to be built in image {image}, and this build runs in {}; name the image with the build",
+            row.image.name
+        )));
+    }
+    if let Some(network) = network(&manifest.build.egress) {
+        work.reach(site.task, &network).await?;
+    }
+    let cache = site.restore(&image).await?;
+    site.commands(&manifest).await?;
+    site.entry(&manifest).await?;
+    site.keep(cache).await?;
+    site.pack(&manifest).await
+}
+
+/// The chunks of a blob, read as they are asked for.
+pub(crate) fn chunks(store: Store, blob: Uuid) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::unfold((store, 0), move |(store, n)| async move {
+        match store.blob_chunk(blob, n).await {
+            Ok(Some(chunk)) => Some((Ok(Bytes::from(chunk)), (store, n + 1))),
+            Ok(None) => None,
+            Err(e) => Some((Err(io::Error::other(e.to_string())), (store, n))),
+        }
+    })
+}

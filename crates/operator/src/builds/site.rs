@@ -1,0 +1,281 @@
+//! The steps of one build, in the computer it has to itself, and its log, which has an end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use wharf_chassis::host_client::{HostClient, HostError};
+use wharf_domain::manifest::{self, Egress, Kind, Manifest};
+use wharf_domain::remote::Remote;
+use wharf_domain::{Code, Error};
+use wharf_store::agents::blobs::Hasher;
+use wharf_store::agents::work::{BuildTask, BuildWork};
+use wharf_wire::host::Env;
+use wharf_wire::host::exec::{ExecEvent, ExecRequest, Stream as Which};
+use wharf_wire::host::files::MakeDirectory;
+
+use super::{Trouble, cache, chunks};
+
+/// Seconds the source may take on its way.
+const SOURCE_SECONDS: u32 = 600;
+/// Bytes of the log of one build.
+const LOG_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a file at the top of a package that is looked into.
+const FILE_BYTES: usize = 256 * 1024;
+
+/// Fetches one commit and leaves nothing of the repository but its files. A server tells no commit by the beginning of its
+/// number, and some none that is no branch's newest: then everything is fetched and the commit looked for.
+const CLONE: &str = r#"set -e
+git init -q .
+git remote add origin "$WHARF_GIT_URL"
+if git fetch -q --depth 1 origin "$WHARF_GIT_REF" 2>/tmp/wharf-fetch; then
+    git checkout -q FETCH_HEAD
+elif printf %s "$WHARF_GIT_REF" | grep -qE '^[0-9a-f]{7,64}$'; then
+    git fetch -q origin '+refs/heads/*:refs/remotes/origin/*' '+refs/tags/*:refs/tags/*'
+    git checkout -q "$WHARF_GIT_REF^{commit}"
+else
+    cat /tmp/wharf-fetch >&2
+    exit 1
+fi
+commit=$(git rev-parse HEAD)
+rm -rf .git /tmp/wharf-fetch
+echo "at commit $commit"
+"#;
+
+pub(super) struct Site<'a> {
+    pub work: &'a BuildWork,
+    pub task: &'a mut BuildTask,
+    pub client: HostClient,
+    /// Where the package lies.
+    pub dir: String,
+    /// Names of the files at its top, once its source is there.
+    pub top: Vec<String>,
+    logged: usize,
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(work: &'a BuildWork, task: &'a mut BuildTask, client: HostClient, dir: String) -> Self {
+        Self { work, task, client, dir, top: Vec::new(), logged: 0 }
+    }
+
+    pub(super) async fn say(&mut self, stream: &str, text: &str) -> Result<(), Trouble> {
+        if self.logged > LOG_BYTES {
+            return Ok(());
+        }
+        self.logged += text.len();
+        if self.logged > LOG_BYTES {
+            let cut = format!("[the log goes on, and is cut at {LOG_BYTES} bytes]\n");
+            return Ok(self.work.say(self.task, "wharf", &cut).await?);
+        }
+        Ok(self.work.say(self.task, stream, text).await?)
+    }
+
+    /// An empty directory, and the source in it.
+    pub(super) async fn source(&mut self) -> Result<(), Trouble> {
+        match self.client.delete_file(&self.dir, true).await {
+            Err(e) if e.code() != Code::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        if let Some(blob) = self.task.build.blob {
+            self.say("wharf", "unpacking the upload\n").await?;
+            let chunks = chunks(self.work.store().clone(), blob);
+            let unpacked = self.client.write_tar(&self.dir, None, true, chunks).await;
+            unpacked.map_err(|e| match e {
+                HostError::Refused(fault) => Trouble::Failed(format!("the upload: {}", fault.detail)),
+                other => other.into(),
+            })?;
+            return Ok(());
+        }
+        let source = self.task.build.source.get("git").cloned().unwrap_or_default();
+        let word = |key: &str| source.get(key).and_then(Value::as_str).map(str::to_owned);
+        let Some(url) = word("url") else {
+            return Err(Trouble::Failed("its upload is not there any more".to_owned()));
+        };
+        let remote: Remote = url.parse().map_err(|e: Error| Trouble::Failed(e.public))?;
+        let reference = word("ref").unwrap_or_else(|| "HEAD".to_owned());
+        self.client
+            .make_directory(&MakeDirectory { path: self.dir.clone(), parents: true, mode: None, owner: None })
+            .await?;
+        let by = if remote.fetch == url { String::new() } else { format!(" from {}", remote.fetch) };
+        self.say("wharf", &format!("fetching {reference} of {url}{by}\n")).await?;
+        let env = Env::from([
+            ("WHARF_GIT_URL", remote.fetch),
+            ("WHARF_GIT_REF", reference),
+            ("GIT_TERMINAL_PROMPT", "0".to_owned()),
+        ]);
+        let printed = self.run("git fetch", CLONE, env, SOURCE_SECONDS).await?;
+        let commit = printed.trim().rsplit(' ').next().unwrap_or_default();
+        if commit.len() >= 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()) {
+            self.work.found(self.task, commit).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn manifest(&mut self) -> Result<Manifest, Trouble> {
+        let mut top: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let list = self.client.list_files(&self.dir, None, Some(1000)).await?;
+        for entry in list.entries {
+            top.insert(entry.name, None);
+        }
+        self.top = top.keys().cloned().collect();
+        for name in [manifest::FILE, "Cargo.toml", "pyproject.toml", "package.json"] {
+            if top.contains_key(name) {
+                let text = self.read(name).await?;
+                top.insert(name.to_owned(), text);
+            }
+        }
+        let found = match top.get(manifest::FILE) {
+            Some(Some(text)) => Manifest::parse(text, &top),
+            Some(None) => return Err(Trouble::Failed(format!("{} is no text", manifest::FILE))),
+            None => manifest::detect(&top),
+        };
+        let found = found.map_err(|e| Trouble::Failed(e.public))?;
+        if found.kind.is_built_in() {
+            return Err(Trouble::Failed(format!(
+                "an agent of kind {} is part of Wharf: it needs no package, and this has nothing else to run",
+                found.kind
+            )));
+        }
+        let seen = format!("an agent of kind {}, by its {}\n", found.kind, found.recognised.file());
+        self.say("wharf", &seen).await?;
+        Ok(found)
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<String>, Trouble> {
+        let mut file = self.client.read_file(&format!("{}/{name}", self.dir), None).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = file.bytes.next().await {
+            bytes.extend_from_slice(&chunk?);
+            if bytes.len() > FILE_BYTES {
+                return Err(Trouble::Failed(format!("{name} is larger than {FILE_BYTES} bytes")));
+            }
+        }
+        Ok(String::from_utf8(bytes).ok())
+    }
+
+    pub(super) async fn commands(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
+        let end = Instant::now() + Duration::from_secs(u64::from(manifest.build.timeout_seconds));
+        for command in &manifest.build.commands {
+            self.say("command", &format!("$ {command}\n")).await?;
+            let left = end.saturating_duration_since(Instant::now()).as_secs();
+            if left == 0 {
+                let why = format!("it took longer than its {} s", manifest.build.timeout_seconds);
+                return Err(Trouble::Failed(why));
+            }
+            let mut env = Env(manifest.env.clone());
+            env.0.entry("CI".to_owned()).or_insert_with(|| "1".to_owned());
+            for (name, value) in cache::VARIABLES {
+                env.0.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
+            }
+            self.run(command, command, env, u32::try_from(left).unwrap_or(u32::MAX)).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers the last it printed.
+    async fn run(&mut self, called: &str, script: &str, env: Env, seconds: u32) -> Result<String, Trouble> {
+        let request = ExecRequest {
+            cwd: Some(self.dir.clone()),
+            env,
+            timeout_seconds: Some(seconds),
+            ..ExecRequest::command(script)
+        };
+        let mut events = self.client.exec_stream(&request).await?;
+        let shown: String = called.chars().take(200).collect();
+        let mut printed = String::new();
+        while let Some(event) = events.next().await {
+            match event? {
+                ExecEvent::Output { stream, piece, .. } => {
+                    let name = if stream == Which::Stderr { "stderr" } else { "stdout" };
+                    let bytes = piece.into_bytes();
+                    let text = String::from_utf8_lossy(&bytes);
+                    self.say(name, &text).await?;
+                    if stream == Which::Stdout {
+                        printed = text.into_owned();
+                    }
+                }
+                ExecEvent::Exit { timed_out: true, .. } => {
+                    return Err(Trouble::Failed(format!("`{shown}` took longer than {seconds} s")));
+                }
+                ExecEvent::Exit { exit, .. } => {
+                    return match (exit.exit_code, exit.signal) {
+                        (Some(0), _) => Ok(printed),
+                        (Some(code), _) => {
+                            Err(Trouble::Failed(format!("`{shown}` ended with exit code {code}")))
+                        }
+                        (None, signal) => Err(Trouble::Failed(format!(
+                            "`{shown}` was ended by signal {}",
+                            signal.map_or_else(|| "?".to_owned(), |s| s.to_string())
+                        ))),
+                    };
+                }
+                _ => {}
+            }
+        }
+        Err(Trouble::Broken("the build's computer went away".to_owned()))
+    }
+
+    /// What the manifest names must be there: better now than in somebody's first turn.
+    pub(super) async fn entry(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
+        let Some(entry) = manifest.entry.first() else { return Ok(()) };
+        let file = match manifest.kind {
+            Kind::Node => entry.split('#').next().unwrap_or(entry),
+            Kind::Command | Kind::Acp if entry.contains('/') && !entry.starts_with('/') => entry,
+            _ => return Ok(()),
+        };
+        match self.client.stat(&format!("{}/{file}", self.dir), true).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.code() == Code::NotFound => {
+                Err(Trouble::Failed(format!("its entry {file} is not there after the build")))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(super) async fn pack(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
+        let mut writer = self.work.store().blob_writer(wharf_domain::limits::LAYER_BYTES).await?;
+        let mut hasher = Hasher::default();
+        let mut archive = self.client.read_tar(&self.dir).await?;
+        while let Some(chunk) = archive.next().await {
+            let chunk = chunk?;
+            hasher.update(&chunk);
+            writer.write(&chunk).await.map_err(|e| match e.code {
+                Code::TooLarge => Trouble::Failed(format!("the package: {}", e.public)),
+                _ => Trouble::Store(e),
+            })?;
+        }
+        let layer = writer.finish(&hasher.digest()).await?;
+        self.say("wharf", &format!("packed {} bytes as {}\n", layer.bytes, layer.digest)).await?;
+        let version = self.work.succeed(self.task, &layer, &shown(manifest)).await?;
+        tracing::info!(build = %self.task.build.id, agent = %self.task.build.agent, version, "built");
+        Ok(())
+    }
+}
+
+/// The network of a session as its row has it; none where it is none anyway.
+pub(super) fn network(egress: &Egress) -> Option<Value> {
+    match egress {
+        Egress::None => None,
+        Egress::Open => Some(json!({"egress": "open"})),
+        Egress::Allow(hosts) => Some(json!({"egress": "allowlist", "allow": hosts})),
+    }
+}
+
+/// The manifest as versions keep it.
+fn shown(m: &Manifest) -> Value {
+    json!({
+        "name": m.name,
+        "description": m.description,
+        "kind": m.kind,
+        "entry": m.entry,
+        "image": m.image,
+        "env": m.env,
+        "secrets": m.secrets,
+        "network": network(&m.egress),
+        "resources": m.resources,
+        "instructions": m.instructions,
+        "build": m.build.commands,
+    })
+}

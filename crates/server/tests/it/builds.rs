@@ -1,0 +1,214 @@
+//! Agents of a space: built from an upload in a computer of their own, conversed with, gone back with.
+
+use axum::body::Body;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::lab::{Answer, Caller, Lab, until};
+
+const AGENTS: &str = "/v1/spaces/lab/agents";
+const SESSIONS: &str = "/v1/spaces/lab/sessions";
+
+const GREETER: &str = r#"
+import os, pathlib, words
+def answer(message, context):
+    here = pathlib.Path(context.package)
+    return f"{words.GREETING}, {message.text}; built: {(here / 'built').read_text().strip()}; {os.environ['MOOD']}; {context.instructions}"
+"#;
+
+/// A tar of these files.
+fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let out = std::process::Command::new("tar").arg("-C").arg(dir.path()).args(["-c", "."]).output().unwrap();
+    assert!(out.status.success());
+    out.stdout
+}
+
+async fn build(caller: &Caller, agent: &str, archive: Vec<u8>) -> Answer {
+    let request = caller
+        .request(Method::POST, &format!("{AGENTS}/{agent}/build"))
+        .header("content-type", "application/x-tar")
+        .body(Body::from(archive))
+        .unwrap();
+    caller.send(request).await
+}
+
+/// The build at its end, and its log.
+async fn ended(caller: &Caller, build: &Value) -> (Value, String) {
+    let at = format!("/v1/spaces/lab/builds/{}", build["id"].as_str().unwrap());
+    let log = caller.get(&format!("{at}/log?after=0")).await.text();
+    let build = caller.get(&at).await.expect(200);
+    assert!(build["ended_at"].is_string(), "the log ends with the build: {build} {log}");
+    (build, log)
+}
+
+fn greeter(greeting: &str, command: &str) -> Vec<(String, String)> {
+    let manifest = format!(
+        "name = \"greeter\"\ndescription = \"Greets\"\nkind = \"python\"\nentry = \"agent:answer\"\n\
+         instructions = \"be kind\"\nenv = {{ MOOD = \"sunny\" }}\n[build]\ncommands = [\"echo building\", {command:?}]\n"
+    );
+    vec![
+        ("wharf.toml".into(), manifest),
+        ("agent.py".into(), GREETER.into()),
+        ("words.py".into(), format!("GREETING = {greeting:?}")),
+    ]
+}
+
+fn archive(files: &[(String, String)]) -> Vec<u8> {
+    let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    tar(&files)
+}
+
+async fn says(caller: &Caller, session: &str, text: &str) -> String {
+    let at = format!("{SESSIONS}/{session}/messages?wait=done");
+    let said = caller.post(&at, json!({"content": text})).await.expect(202);
+    assert_eq!(said["state"], "done", "{said}");
+    said["replies"][0]["content"][0]["text"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_becomes_a_version_that_answers_and_can_be_gone_back_to() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let none = admin
+        .post(SESSIONS, json!({"agent": {"package": "greeter"}}))
+        .await
+        .refused(422, "invalid_reference");
+    assert!(none["detail"].as_str().unwrap().contains("no version yet"), "{none}");
+
+    let begun = build(&admin, "greeter", archive(&greeter("Hello", "echo one > built"))).await.expect(202);
+    let (first, log) = ended(&admin, &begun).await;
+    assert_eq!((&first["state"], &first["version"]), (&json!("succeeded"), &json!(1)), "{first} {log}");
+    for word in ["$ echo building", "an agent of kind python, by its wharf.toml", "packed", "event: build"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    let session = first["session"].as_str().unwrap();
+    until(|| async { admin.get(&format!("{SESSIONS}/{session}")).await.status == 404 }).await;
+
+    let body = json!({"name": "one", "agent": {"package": "greeter"}});
+    let made = admin.post(&format!("{SESSIONS}?wait=ready"), body).await.expect(201);
+    assert_eq!((&made["state"], &made["agent"]["version"]), (&json!("idle"), &json!(1)), "{made}");
+    assert!(made["agent"].get("built").is_none());
+    assert_eq!(says(&admin, "one", "Ann").await, "Hello, Ann; built: one; sunny; be kind");
+
+    let begun = build(&admin, "greeter", archive(&greeter("Moin", "echo two > built"))).await.expect(202);
+    let (second, log) = ended(&admin, &begun).await;
+    assert_eq!(second["version"], 2, "{second} {log}");
+    assert_eq!(
+        says(&admin, "one", "Ann").await,
+        "Hello, Ann; built: one; sunny; be kind",
+        "it keeps what it has"
+    );
+    let body = json!({"name": "two", "agent": {"package": "greeter"}});
+    admin.post(&format!("{SESSIONS}?wait=ready"), body).await.expect(201);
+    assert_eq!(says(&admin, "two", "Ann").await, "Moin, Ann; built: two; sunny; be kind");
+
+    let back = admin.post(&format!("{AGENTS}/greeter/activate"), json!({"version": 1})).await.expect(200);
+    assert_eq!(back["active_version"], 1);
+    let body = json!({"name": "three", "agent": {"package": "greeter", "name": "hi"}});
+    let made = admin.post(&format!("{SESSIONS}?wait=ready"), body).await.expect(201);
+    assert_eq!((&made["agent"]["version"], &made["agent"]["name"]), (&json!(1), &json!("hi")));
+    let versions = admin.get(&format!("{AGENTS}/greeter/versions")).await.expect(200);
+    let active: Vec<bool> =
+        versions["items"].as_array().unwrap().iter().map(|v| v["active"] == true).collect();
+    assert_eq!(active, [false, true], "{versions}");
+    assert_eq!(versions["items"][0]["manifest"]["kind"], "python");
+    admin
+        .post(&format!("{AGENTS}/greeter/activate"), json!({"version": 9}))
+        .await
+        .refused(422, "invalid_reference");
+
+    admin.delete(&format!("{AGENTS}/greeter")).await.expect(204);
+    assert_eq!(says(&admin, "three", "Ann").await, "Hello, Ann; built: one; sunny; be kind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fails_says_why_and_changes_nothing() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let begun = build(&admin, "greeter", archive(&greeter("Hello", "echo one > built"))).await.expect(202);
+    ended(&admin, &begun).await;
+    for (files, reason) in [
+        (greeter("x", "echo oops >&2; exit 3"), "ended with exit code 3"),
+        (vec![("README".into(), "nothing".into())], "requirements.txt"),
+        (vec![("wharf.toml".into(), "kind = \"pyton\"".into())], "did you mean \"python\"?"),
+        (
+            vec![("wharf.toml".into(), "kind = \"command\"\nentry = \"./run\"".into())],
+            "its entry ./run is not there after the build",
+        ),
+        (
+            vec![("wharf.toml".into(), "kind = \"command\"\nentry = \"run\"\nimage = \"other\"".into())],
+            "wants to be built in image other",
+        ),
+        (vec![("wharf.toml".into(), "kind = \"shell\"".into())], "is part of Wharf"),
+    ] {
+        let begun = build(&admin, "greeter", archive(&files)).await.expect(202);
+        let (failed, log) = ended(&admin, &begun).await;
+        assert_eq!(failed["state"], "failed", "{log}");
+        assert!(failed["reason"].as_str().unwrap().contains(reason), "{failed}");
+        assert!(log.contains("failed: "), "{log}");
+        if reason.contains("exit code 3") {
+            assert!(log.contains("oops"), "{log}");
+        }
+    }
+    let agent = admin.get(&format!("{AGENTS}/greeter")).await.expect(200);
+    assert_eq!(agent["active_version"], 1);
+    build(&admin, "greeter", Vec::new()).await.refused(422, "invalid_field");
+    let begun = build(&admin, "greeter", b"no archive at all".to_vec()).await.expect(202);
+    let (failed, _) = ended(&admin, &begun).await;
+    assert!(failed["reason"].as_str().unwrap().contains("the upload"), "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_ends_with_its_session_and_bad_sources_are_refused_at_once() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let begun = build(&admin, "greeter", archive(&greeter("x", "sleep 300"))).await.expect(202);
+    let at = format!("/v1/spaces/lab/builds/{}", begun["id"].as_str().unwrap());
+    until(|| async {
+        admin.get(&format!("{at}/log?after=0&no_follow=true")).await.text().contains("sleep 300")
+    })
+    .await;
+    admin.delete(&format!("{AGENTS}/greeter")).await.refused(409, "in_use");
+    admin.delete(&format!("{SESSIONS}/{}", begun["session"].as_str().unwrap())).await.expect(202);
+    let (failed, log) = ended(&admin, &begun).await;
+    assert_eq!(failed["state"], "failed", "{failed} {log}");
+
+    let keyed = async || {
+        let body = archive(&greeter("x", "true"));
+        let request = admin
+            .request(Method::POST, &format!("{AGENTS}/greeter/build"))
+            .header("content-type", "application/x-tar")
+            .header("idempotency-key", "once")
+            .body(Body::from(body))
+            .unwrap();
+        admin.send(request).await
+    };
+    let first = keyed().await.expect(202);
+    assert_eq!(keyed().await.expect(202)["id"], first["id"], "the same key and archive are one build");
+    let other = admin
+        .request(Method::POST, &format!("{AGENTS}/greeter/build"))
+        .header("content-type", "application/x-tar")
+        .header("idempotency-key", "once")
+        .body(Body::from(archive(&greeter("y", "true"))))
+        .unwrap();
+    admin.send(other).await.refused(409, "idempotency_mismatch");
+    ended(&admin, &first).await;
+
+    let start = format!("{AGENTS}/greeter/build");
+    for (git, field) in [
+        (json!({"url": "file:///srv/x.git"}), "git.url"),
+        (json!({"url": "https://user:secret@example.com/x.git"}), "git.url"),
+        (json!({"url": "https://example.com/x.git", "ref": "--upload-pack=x"}), "git.ref"),
+    ] {
+        let problem = admin.post(&start, json!({"git": git})).await.refused(422, "invalid_field");
+        assert_eq!(problem["field"], field, "{problem}");
+        assert!(!problem["detail"].as_str().unwrap().contains("secret@"), "{problem}");
+    }
+}

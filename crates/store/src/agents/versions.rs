@@ -1,0 +1,100 @@
+//! Versions of an agent: what a build brought forth, under the next number. Going back is making an earlier one active.
+
+use serde_json::{Value, json};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use wharf_domain::rbac::Verb;
+use wharf_domain::{BuildId, Code, Error, Time};
+
+use super::{Agent, Agents, read as read_agent};
+use crate::error::OrDomain as _;
+use crate::permit::Permit;
+use crate::spaces::time;
+
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub version: i32,
+    pub build: BuildId,
+    /// Of the packed directory.
+    pub digest: String,
+    pub bytes: i64,
+    pub manifest: Value,
+    pub created_by: Option<String>,
+    pub created_at: Time,
+}
+
+/// Versions that are answered at once; the newest.
+const LISTED: i64 = 500;
+
+impl Agents<'_> {
+    /// Newest first.
+    pub async fn versions(&mut self, permit: &Permit<Agent>) -> Result<Vec<Version>, Error> {
+        let rows = sqlx::query(
+            "select version, build_id, digest, bytes, manifest, created_by, created_at from agent_versions
+             where agent_id = $1 order by version desc limit $2",
+        )
+        .bind(permit.id.uuid())
+        .bind(LISTED)
+        .fetch_all(self.0.tx()?)
+        .await
+        .or_domain()?;
+        rows.iter().map(read).collect()
+    }
+
+    /// One version, or the active one.
+    pub async fn version(&mut self, permit: &Permit<Agent>, version: Option<i32>) -> Result<Version, Error> {
+        let Some(wanted) = version.or(permit.active) else {
+            return Err(Error::new(
+                Code::InvalidReference,
+                format!(
+                    "agent {} has no version yet; build one with `wharf agent build {}`",
+                    permit.name, permit.name
+                ),
+            ));
+        };
+        let row = sqlx::query(
+            "select version, build_id, digest, bytes, manifest, created_by, created_at from agent_versions
+             where agent_id = $1 and version = $2",
+        )
+        .bind(permit.id.uuid())
+        .bind(wanted)
+        .fetch_optional(self.0.tx()?)
+        .await
+        .or_domain()?;
+        row.as_ref().map(read).transpose()?.ok_or_else(|| {
+            Error::new(Code::InvalidReference, format!("agent {} has no version {wanted}", permit.name))
+                .field("version")
+        })
+    }
+
+    /// Makes a version the one that sessions get from now on.
+    pub async fn activate(&mut self, permit: &Permit<Agent>, version: i32) -> Result<Agent, Error> {
+        permit.demand(Verb::Update)?;
+        self.version(permit, Some(version)).await?;
+        let row = sqlx::query(
+            "update agents set active = $2, resource_version = resource_version + 1, updated_at = $3 where id = $1
+             returning id, name, description, labels, active, resource_version, created_at, updated_at",
+        )
+        .bind(permit.id.uuid())
+        .bind(version)
+        .bind(self.0.now().to_utc())
+        .fetch_one(self.0.tx()?)
+        .await
+        .or_domain()?;
+        let agent = read_agent(&row)?;
+        self.note("updated", Verb::Update, &agent, json!({"active": version, "was": permit.active}))?;
+        Ok(agent)
+    }
+}
+
+fn read(row: &PgRow) -> Result<Version, Error> {
+    Ok(Version {
+        version: row.try_get("version").or_domain()?,
+        build: BuildId::from_uuid(row.try_get("build_id").or_domain()?),
+        digest: row.try_get("digest").or_domain()?,
+        bytes: row.try_get("bytes").or_domain()?,
+        manifest: row.try_get("manifest").or_domain()?,
+        created_by: row.try_get("created_by").or_domain()?,
+        created_at: time(row, "created_at")?,
+    })
+}

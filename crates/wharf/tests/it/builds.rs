@@ -1,0 +1,244 @@
+//! Agents of one's own, from a repository or an upload to their answers: the real command line, real jails, git and package managers
+//! that reach servers on this machine through the gateway.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::User;
+use crate::egress::{Beyond, base_image};
+use crate::installation::{Installation, Outside, possible};
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/agents").join(name)
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn write(dir: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+/// A build that succeeds, and its log.
+#[track_caller]
+fn built(admin: &User, line: &[&str]) -> String {
+    let line: Vec<&str> = ["agent", "build"].into_iter().chain(line.iter().copied()).collect();
+    let out = admin.run(&line, b"");
+    let said = [out.stdout, out.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(out.status.success(), "{line:?}: {}\n{said}", out.status);
+    said
+}
+
+/// A build that fails, and all it says.
+#[track_caller]
+fn fails(admin: &User, line: &[&str]) -> String {
+    let line: Vec<&str> = ["agent", "build"].into_iter().chain(line.iter().copied()).collect();
+    let out = admin.run(&line, b"");
+    let said = [out.stdout, out.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{line:?}: {said}");
+    said
+}
+
+#[track_caller]
+fn answers(admin: &User, session: &str, text: &str) -> String {
+    let out = admin.run(&["session", "send", session, text], b"");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    said
+}
+
+fn login(wharf: &Installation) -> User {
+    let admin = User::new(wharf, "admin");
+    let password = wharf.dir().join("data/initial-admin-password");
+    let url = format!("http://{}", wharf.address);
+    admin.ok(&["login", &url, "--username", "admin", "--password-file", password.to_str().unwrap()], b"");
+    admin.ok(&["space", "create", "yard", "--use", "--default-image", "base"], b"");
+    admin
+}
+
+/// The installation with the world around it, and the credential's way to the world's certificates.
+async fn start(beyond: &Beyond, archive: &Path) -> Installation {
+    let outside = beyond.outside();
+    let settings = format!("{}ca_file = \"{}\"\n", outside.settings, beyond.authority().display());
+    let wharf = Installation::start_with(&Outside { settings, ..outside }).await;
+    wharf.import(archive, "base").await;
+    wharf
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_samples_are_built_in_jails_and_conversed_with() {
+    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let beyond = Beyond::start();
+    let wharf = start(&beyond, &archive).await;
+    let admin = login(&wharf);
+    let trees = tempfile::tempdir().unwrap();
+    let tree = |name: &str| {
+        let dir = trees.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        copy(&example(name), &dir);
+        dir
+    };
+
+    // Python, from a repository everybody may read.
+    beyond.commit("triage", &tree("triage"));
+    let url = format!("http://files.test:{}/git/triage.git", beyond.plain);
+    let log = built(&admin, &["triage", "--git", &format!("{url}#main")]);
+    for word in ["fetching main of http://files.test", "at commit ", "$ python3 -m compileall", "packed "] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    admin.ok(&["session", "create", "one", "--agent", "triage", "--wait"], b"");
+    let said = answers(&admin, "one", "The tanker asks for a place");
+    assert!(said.contains("The tanker goes to berth 5."), "{said}");
+
+    // Node, from one that wants a credential: it is added outside of the build's computer.
+    beyond.commit("private", &tree("clerk"));
+    let url = format!("https://files.test:{}/git/private.git", beyond.secure);
+    let log = fails(&admin, &["clerk", "--git", &url]);
+    assert!(log.contains("failed: "), "{log}");
+    admin.ok(&["secret", "set", "robot", "--file", "-"], b"let-me-in");
+    let host = format!("files.test:{}", beyond.secure);
+    admin.ok(
+        &["connection", "create", "forge", "--host", &host, "--basic", "robot", "--key-secret", "robot"],
+        b"",
+    );
+    let log = built(&admin, &["clerk", "--git", &url, "--ref", "main"]);
+    assert!(!log.contains("let-me-in"), "{log}");
+    admin.ok(&["session", "create", "two", "--agent", "clerk", "--wait"], b"");
+    assert!(answers(&admin, "two", "rope rope anchor").contains("rope (2), anchor (1)"));
+
+    // The Agent Client Protocol, and Rust that was compiled before, from directories.
+    built(&admin, &["notes", "--path", example("notes").to_str().unwrap()]);
+    admin.ok(&["session", "create", "three", "--agent", "notes", "--wait"], b"");
+    assert!(answers(&admin, "three", "buy rope").contains("Noted."));
+    assert!(answers(&admin, "three", "notes").contains("- buy rope"));
+    let abacus = tree("abacus");
+    std::fs::create_dir_all(abacus.join("bin")).unwrap();
+    let compiled = Command::new("rustc")
+        .args(["--edition", "2024", "-o"])
+        .arg(abacus.join("bin/abacus"))
+        .arg(abacus.join("src/main.rs"))
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    built(&admin, &["abacus", "--path", abacus.to_str().unwrap()]);
+    admin.ok(&["session", "create", "four", "--agent", "abacus", "--wait"], b"");
+    assert!(answers(&admin, "four", "12 crates and 30 barrels").contains("The sum is 42."));
+
+    // Several in one session, each addressed; and what they had outlives a close.
+    let others = br#"[{"package": "clerk"}, {"package": "abacus", "name": "sums"}]"#;
+    admin.ok(&["session", "create", "all", "--agent", "triage", "--agents", "-", "--wait"], others);
+    let said = admin.says(&["session", "send", "all", "--to", "sums", "40 and 2"]);
+    assert!(said.contains("The sum is 42."), "{said}");
+    assert!(answers(&admin, "all", "a ferry").contains("berth 1"));
+    admin.ok(&["session", "close", "two"], b"");
+    assert!(answers(&admin, "two", "rope").contains("rope"));
+
+    // Builds leave no computer behind.
+    let sessions = admin.json(&["session", "list"]);
+    let names: Vec<&str> = sessions.as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    drop(admin);
+    wharf.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
+    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let beyond = Beyond::start();
+    let wharf = start(&beyond, &archive).await;
+    let admin = login(&wharf);
+    let trees = tempfile::tempdir().unwrap();
+    let plain = beyond.plain;
+    let tree = trees.path().join("berths");
+    std::fs::create_dir(&tree).unwrap();
+    let manifest = |egress: &str, mark: &str| {
+        format!(
+            "kind = \"python\"\nentry = \"berths:answer\"\nenv = {{ MARK = {mark:?} }}\n[build]\ncommands = [\n\
+             \"python3 -m venv .venv\",\n\
+             \".venv/bin/pip install -q --disable-pip-version-check --retries 0 --index-url http://files.test:{plain}/simple --trusted-host files.test -r requirements.txt\",\n\
+             \"cat $XDG_CACHE_HOME/mark || echo cold; echo warm > $XDG_CACHE_HOME/mark\",\n]\negress = {egress}\n"
+        )
+    };
+    let allowed = format!("[\"files.test:{plain}\"]");
+    let agent = "import os, harbour\nasync def answer(message, context):\n    return f\"{harbour.BERTHS} berths, {os.environ['MARK']}\"\n";
+    write(
+        &tree,
+        &[
+            ("wharf.toml", &manifest(&allowed, "first")),
+            ("requirements.txt", "harbour\n"),
+            ("berths.py", agent),
+        ],
+    );
+    beyond.commit("berths", &tree);
+    let url = format!("http://files.test:{plain}/git/berths.git");
+    let log = built(&admin, &["berths", "--git", &url]);
+    assert!(log.contains("\ncold\n") && log.contains("kept a cache of "), "{log}");
+    admin.ok(&["session", "create", "one", "--agent", "berths", "--wait"], b"");
+    assert!(answers(&admin, "one", "how many?").contains("7 berths, first"));
+
+    // The same lockfile: what was fetched is there. Another: better than nothing.
+    write(&tree, &[("wharf.toml", &manifest(&allowed, "second"))]);
+    beyond.commit("berths", &tree);
+    let log = built(&admin, &["berths", "--git", &url]);
+    assert!(log.contains("the cache of a build with these lockfiles is there"), "{log}");
+    assert!(log.contains("\nwarm\n") && !log.contains("kept a cache"), "{log}");
+    write(&tree, &[("requirements.txt", "harbour==1.0\n")]);
+    beyond.commit("berths", &tree);
+    let log = built(&admin, &["berths", "--git", &url]);
+    assert!(log.contains("the cache of a build with other lockfiles is there"), "{log}");
+    assert!(log.contains("kept a cache of "), "{log}");
+
+    // Another agent sees nothing of it.
+    let log = built(&admin, &["pier", "--git", &url]);
+    assert!(log.contains("\ncold\n"), "{log}");
+
+    // Sessions get the newest; those that run keep theirs; one can go back, by one or to a number.
+    admin.ok(&["session", "create", "two", "--agent", "berths", "--wait"], b"");
+    assert!(answers(&admin, "two", "how many?").contains("second"));
+    assert!(answers(&admin, "one", "how many?").contains("first"));
+    admin.ok(&["agent", "rollback", "berths"], b"");
+    assert_eq!(admin.json(&["agent", "get", "berths"])["active_version"], 2);
+    admin.ok(&["agent", "rollback", "berths", "1"], b"");
+    admin.ok(&["session", "create", "three", "--agent", "berths", "--wait"], b"");
+    assert!(answers(&admin, "three", "how many?").contains("first"));
+    admin.ok(&["session", "create", "four", "--agent", "berths@3", "--wait"], b"");
+    assert!(answers(&admin, "four", "how many?").contains("second"));
+
+    // What goes wrong is said, and changes nothing.
+    for (line, said) in [
+        (vec!["berths", "--git", &url, "--ref", "nowhere"], "couldn't find remote ref nowhere"),
+        (
+            vec!["berths", "--git", &format!("http://files.test:{plain}/git/missing.git")],
+            "failed: `git fetch` ended",
+        ),
+        (vec!["berths", "--git", "https://denied.test:1/x.git"], "failed: `git fetch` ended"),
+    ] {
+        let log = fails(&admin, &line);
+        assert!(log.contains(said), "{line:?}: {log}");
+    }
+    write(&tree, &[("wharf.toml", &manifest("\"none\"", "third"))]);
+    beyond.commit("berths", &tree);
+    let log = fails(&admin, &["berths", "--git", &url]);
+    assert!(log.contains("ended with exit code 1") && log.contains("No matching distribution"), "{log}");
+    let agent = admin.json(&["agent", "get", "berths"]);
+    assert_eq!(agent["active_version"], 1, "{agent}");
+
+    // A commit of the past, by its number and by the beginning of it.
+    let commit = Command::new("git").arg("-C").arg(&tree).args(["rev-parse", "HEAD~3"]).output().unwrap();
+    let commit = String::from_utf8(commit.stdout).unwrap();
+    for named in [commit.trim(), &commit[..10]] {
+        let log = built(&admin, &["berths", "--git", &format!("{url}#{named}")]);
+        assert!(log.contains(&format!("at commit {}", commit.trim())), "{log}");
+    }
+    let builds = admin.json(&["agent", "builds", "berths"]);
+    let last = builds.as_array().unwrap().last().unwrap();
+    assert_eq!(last["source"]["git"]["commit"], commit.trim(), "{last}");
+    drop(admin);
+    wharf.finish();
+}
