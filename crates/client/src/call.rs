@@ -189,8 +189,9 @@ impl Call {
     }
 
     async fn once(&mut self, token: Option<&Plain>) -> Result<Response> {
-        let mut request =
-            self.client.http().request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
+        let http =
+            if matches!(self.body, Body::Stream(_)) { self.client.uploads() } else { self.client.http() };
+        let mut request = http.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, bearer(token)?);
         }

@@ -41,6 +41,8 @@ impl Default for Patience {
 
 struct Inner {
     http: reqwest::Client,
+    /// For bodies that are streamed: an upload, and the work on it, take as long as they take, and no byte comes back meanwhile.
+    uploads: reqwest::Client,
     base: Url,
     patience: Patience,
 }
@@ -84,26 +86,34 @@ impl Builder {
     pub fn build(self) -> Result<Client> {
         let base = base_url(&self.base)?;
         crypto();
-        let mut builder = reqwest::Client::builder();
-        if base.scheme() == "http" {
-            // Redirects are not followed, so TLS is never spoken: reading the machine's certificates would cost a command
-            // more time than its call.
-            let none = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
-            builder = builder.tls_backend_preconfigured(none.with_no_client_auth());
-        }
-        let http = builder
-            .connect_timeout(self.patience.connect)
-            .read_timeout(self.patience.silence)
-            .redirect(reqwest::redirect::Policy::none()) // a redirect would take the token along
-            .user_agent(self.agent)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|e| Error::Invalid(format!("no HTTP client could be made: {e}")))?;
-        Ok(Client {
-            inner: Arc::new(Inner { http, base, patience: self.patience }),
-            credential: self.credential,
-        })
+        let (patience, agent) = (self.patience, self.agent);
+        let made = |builder: reqwest::ClientBuilder| {
+            builder.build().map_err(|e| Error::Invalid(format!("no HTTP client could be made: {e}")))
+        };
+        let http = made(common(&base, &patience, &agent).read_timeout(patience.silence))?;
+        let uploads = made(
+            common(&base, &patience, &agent)
+                .tcp_keepalive(patience.silence / 3)
+                .tcp_keepalive_interval(patience.silence / 6)
+                .tcp_keepalive_retries(4),
+        )?;
+        Ok(Client { inner: Arc::new(Inner { http, uploads, base, patience }), credential: self.credential })
     }
+}
+
+fn common(base: &Url, patience: &Patience, agent: &str) -> reqwest::ClientBuilder {
+    let mut builder = reqwest::Client::builder();
+    if base.scheme() == "http" {
+        // Redirects are not followed, so TLS is never spoken: reading the machine's certificates would cost a command
+        // more time than its call.
+        let none = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+        builder = builder.tls_backend_preconfigured(none.with_no_client_auth());
+    }
+    builder
+        .connect_timeout(patience.connect)
+        .redirect(reqwest::redirect::Policy::none()) // a redirect would take the token along
+        .user_agent(agent)
+        .tcp_nodelay(true)
 }
 
 /// Which cryptography TLS uses, once for the process. Another library may have chosen already; that one stays.
@@ -163,6 +173,10 @@ impl Client {
 
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.inner.http
+    }
+
+    pub(crate) fn uploads(&self) -> &reqwest::Client {
+        &self.inner.uploads
     }
 
     pub(crate) fn credential(&self) -> &Credential {

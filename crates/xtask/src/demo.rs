@@ -3,6 +3,7 @@
 //!
 //! What the agent's script answers is compared with what this program works out from the same file by itself.
 
+mod desktop;
 mod expected;
 mod server;
 
@@ -54,7 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     std::fs::create_dir_all(&dir)?;
 
-    step("image: base", || image(&wharf, &dir, &root.join(&args.images)))?;
+    for name in ["base", "desktop"] {
+        step(&format!("image: {name}"), || image(&wharf, name, &dir, &root.join(&args.images)))?;
+    }
     let mut server = step("wharf up", || Server::start(&wharf, &dir))?;
     let told = story(
         &User { wharf: wharf.clone(), home: dir.join("home"), url: server.url.clone() },
@@ -136,6 +139,7 @@ fn story(user: &User, dir: &Path, server: &mut Server) -> Result<()> {
         Ok(())
     })?;
     step("the fork diverges and its parent does not notice", || diverge(user, tree, &before))?;
+    desktop::story(user, dir)?;
     step("no process but keeper and jailer is root", || server.check_privileges())
 }
 
@@ -188,9 +192,9 @@ fn place(root: &Path) -> PathBuf {
     if walkable && own.as_os_str().len() <= 45 { own } else { PathBuf::from("/var/tmp/wharf-demo") }
 }
 
-fn image(wharf: &Path, dir: &Path, cache: &Path) -> Result<()> {
+fn image(wharf: &Path, name: &str, dir: &Path, cache: &Path) -> Result<()> {
     let mut build = Command::new(wharf);
-    build.args(["image", "build", "base", "--cache"]).arg(cache).arg("--data-dir").arg(dir.join("data"));
+    build.args(["image", "build", name, "--cache"]).arg(cache).arg("--data-dir").arg(dir.join("data"));
     sh::output(&mut build).map(|_| ())
 }
 

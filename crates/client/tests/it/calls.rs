@@ -126,6 +126,17 @@ async fn an_answer_that_does_not_come_is_a_time_out() {
 }
 
 #[tokio::test]
+async fn an_upload_may_take_longer_than_a_stream_may_be_silent() {
+    let late = Answer::Late(Duration::from_millis(400));
+    let peer = Peer::script(vec![late.clone(), late]).await;
+    let patience = Patience { silence: Duration::from_millis(100), ..quick() };
+    let client = peer.builder().patience(patience).build().unwrap();
+    let call = || client.call(Method::PUT, ["x"]).limit(None);
+    assert!(matches!(call().send_unit().await.unwrap_err(), Error::Timeout { .. }));
+    call().stream("text/plain", "all of it".into(), Some(9)).send_unit().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_not_taken_for_whole() {
     let half = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"name\":"
         .to_vec();

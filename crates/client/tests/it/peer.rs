@@ -17,6 +17,8 @@ pub enum Answer {
     Cut(Vec<u8>),
     /// Nothing for this long.
     Silence(Duration),
+    /// 204 after this long.
+    Late(Duration),
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +104,11 @@ async fn serve(
                 return None;
             }
             Answer::Silence(time) => tokio::time::sleep(time).await,
+            Answer::Late(time) => {
+                tokio::time::sleep(time).await;
+                stream.write_all(b"HTTP/1.1 204 X\r\nconnection: close\r\n\r\n").await.ok()?;
+                return None;
+            }
         }
     }
 }

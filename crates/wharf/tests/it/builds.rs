@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::beyond::Beyond;
 use crate::cli::User;
-use crate::egress::{Beyond, base_image};
-use crate::installation::{Installation, Outside, possible};
+use crate::installation::{Installation, Outside, image_archive, possible};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/agents").join(name)
@@ -73,7 +73,7 @@ async fn start(beyond: &Beyond, archive: &Path) -> Installation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_samples_are_built_in_jails_and_conversed_with() {
-    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
     let beyond = Beyond::start();
     let wharf = start(&beyond, &archive).await;
     let admin = login(&wharf);
@@ -149,7 +149,7 @@ async fn the_samples_are_built_in_jails_and_conversed_with() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
-    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
     let beyond = Beyond::start();
     let wharf = start(&beyond, &archive).await;
     let admin = login(&wharf);

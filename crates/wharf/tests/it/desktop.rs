@@ -14,30 +14,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::installation::{Installation, SPACE, possible, processes};
+use crate::installation::{Installation, SPACE, image_archive, possible, processes};
 
 const SESSION: &str = "/v1/spaces/lab/sessions/screen";
-
-fn archive() -> Option<PathBuf> {
-    let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
-    let archives =
-        std::fs::read_dir(images).into_iter().flatten().flatten().map(|e| e.path()).filter(|path| {
-            path.file_name().is_some_and(|n| {
-                let name = n.to_string_lossy();
-                name.starts_with("desktop-") && name.ends_with(".tar.zst")
-            })
-        });
-    let newest = archives.max_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
-    if newest.is_none() {
-        let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
-        assert!(
-            !required.split(',').any(|r| r.trim() == "desktop-image"),
-            "the image desktop is required here"
-        );
-        println!("skipped: no desktop image in target/images");
-    }
-    newest
-}
 
 /// A form whose parts have colours of their own, and a server that keeps what is sent.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Order</title>
@@ -209,7 +188,7 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
     if !possible() {
         return;
     }
-    let Some(archive) = archive() else { return };
+    let Some(archive) = image_archive("desktop") else { return };
     let desk = Desk { wharf: Installation::start().await };
     desk.wharf.import(&archive, "desktop").await;
     let session = json!({
@@ -244,7 +223,45 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
     assert!(!desk.sh("cat chromium.log").await.contains("No usable sandbox"));
 
     desk.wharf.call(Method::DELETE, SESSION, None, None).await.unwrap();
+    a_model_works_it(&desk.wharf).await;
     desk.wharf.finish();
+}
+
+/// The same with nobody but a model at the desk, whose answers are a script: the example's page, and what the demonstration shows.
+async fn a_model_works_it(wharf: &Installation) {
+    let example = |file: &str| {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/form").join(file);
+        std::fs::read(path).unwrap()
+    };
+    let space = format!("/v1/spaces/{SPACE}");
+    let script: Value = serde_json::from_slice(&example("turns.json")).unwrap();
+    let provider = json!({ "name": "robot", "protocol": "scripted", "script": script });
+    wharf.post(&format!("{space}/providers"), provider).await;
+    let session = json!({
+        "name": "model", "image": "desktop", "env": { "WHARF_DESKTOP": "1024x768" },
+        "agent": { "kind": "computer-use", "provider": "robot", "model": "scripted" },
+        "resources": { "cpu_millis": 2000, "memory_mib": 1024, "disk_mib": 256, "pids": 512 },
+    });
+    wharf.post(&format!("{space}/sessions?wait=ready"), session).await;
+    let session = format!("{space}/sessions/model");
+    for file in ["page.html", "serve.py"] {
+        wharf.upload(&format!("{session}/files/home/agent/{file}"), example(file)).await;
+    }
+    wharf
+        .post(&format!("{session}/exec"), json!({ "command": "exec python3 serve.py", "background": true }))
+        .await;
+    let said = json!({ "content": "Fill in the form at http://127.0.0.1:8000/ and send it." });
+    let said = wharf.post(&format!("{session}/messages?wait=done"), said).await;
+    assert_eq!(said["state"], "done", "{said}");
+    assert!(said["replies"].to_string().contains("The form is sent."), "{said}");
+    let sent = wharf.bytes(&format!("{session}/files/home/agent/sent.json")).await;
+    let sent: Value = serde_json::from_slice(&sent).unwrap();
+    assert_eq!(sent, json!({ "name": "Żuraw 日本丸 🎉", "text": "grain, 400 t", "agreed": true }));
+    let find = json!({ "command": "find .wharf/agent -name '*.png' -size +1k | wc -l" });
+    let pictures = wharf.post(&format!("{session}/exec"), find).await;
+    let count: usize = pictures["stdout"].as_str().unwrap().trim().parse().unwrap();
+    assert!(count >= 7, "the agent kept {count} pictures");
+    wharf.call(Method::DELETE, &session, None, None).await.unwrap();
 }
 
 /// Two look at once; what the onlooker does reaches nobody.

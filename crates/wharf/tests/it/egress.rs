@@ -1,160 +1,14 @@
 //! What programs in a session reach, with their own real clients: servers on the machine stand for the world beyond, under names
 //! that only this installation's resolver knows.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::installation::{Installation, Outside, Part, SPACE, possible};
-
-/// Servers on loopback; they end with the test.
-pub struct Beyond {
-    child: Child,
-    dir: tempfile::TempDir,
-    pub plain: u16,
-    pub secure: u16,
-}
-
-impl Beyond {
-    pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        let (certificate, key) = (at("certificate.pem"), at("key.pem"));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=files.test"])
-            .args(["-addext", "subjectAltName=DNS:files.test", "-keyout", &key, "-out", &certificate])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        std::fs::create_dir(dir.path().join("shelf")).unwrap();
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/egress");
-        let mut child = Command::new("python3")
-            .arg(scripts.join("beyond.py"))
-            .args([&at("shelf"), &certificate, &key])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let mut ports = line.split_whitespace().map(|p| p.parse().unwrap());
-        let (plain, secure) = (ports.next().unwrap(), ports.next().unwrap());
-        let base = format!("http://files.test:{plain}");
-        let filled = Command::new("python3")
-            .arg(scripts.join("shelf.py"))
-            .args([&at("shelf"), &base])
-            .env("HOME", dir.path())
-            .status()
-            .unwrap();
-        assert!(filled.success());
-        Self { child, dir, plain, secure }
-    }
-
-    fn certificate(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("certificate.pem")).unwrap()
-    }
-
-    /// A directory's files as the newest commit of `main`, at `/git/{name}.git`.
-    pub fn commit(&self, name: &str, tree: &Path) {
-        let git = |args: &[&str]| {
-            let out = Command::new("git")
-                .args(["-c", "user.name=a", "-c", "user.email=a@b.test", "-C"])
-                .arg(tree)
-                .args(args)
-                .output()
-                .unwrap();
-            assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        };
-        let bare = self.dir.path().join(format!("shelf/git/{name}.git"));
-        if !tree.join(".git").exists() {
-            git(&["init", "-q", "-b", "main"]);
-            let _ = std::fs::remove_dir_all(&bare);
-            git(&["init", "-q", "--bare", "-b", "main", bare.to_str().unwrap()]);
-        }
-        git(&["add", "-A"]);
-        git(&["commit", "-q", "-m", "more"]);
-        git(&["push", "-q", bare.to_str().unwrap(), "HEAD:main"]);
-    }
-
-    /// The certificate where the gateway can read it.
-    pub fn authority(&self) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
-        let open = |path: &Path, mode| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-        };
-        let path = self.dir.path().join("certificate.pem");
-        open(self.dir.path(), 0o755);
-        open(&path, 0o644);
-        path
-    }
-
-    /// The world as the installation sees it.
-    pub fn outside(&self) -> Outside {
-        Outside {
-            settings: format!(
-                "\n[gateway]\nallow_private = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n",
-                self.plain, self.secure
-            ),
-            hosts: "127.0.0.1 localhost files.test denied.test inner.test\n10.1.2.3 rebound.test\n"
-                .to_owned(),
-        }
-    }
-
-    /// Everything by its port; `inner` is a port that no exception covers.
-    fn network(&self, inner: u16) -> Value {
-        let allow: Vec<String> = [
-            ("files.test", self.plain),
-            ("files.test", self.secure),
-            ("inner.test", inner),
-            ("rebound.test", 80),
-            ("127.0.0.1", self.plain),
-        ]
-        .iter()
-        .map(|(host, port)| format!("{host}:{port}"))
-        .collect();
-        json!({ "egress": "allowlist", "allow": allow })
-    }
-}
-
-impl Drop for Beyond {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A session of the tests.
-struct Session<'a> {
-    wharf: &'a Installation,
-    name: &'static str,
-}
-
-impl<'a> Session<'a> {
-    async fn create(wharf: &'a Installation, name: &'static str, image: &str, network: Value) -> Self {
-        let body = json!({ "name": name, "image": image, "network": network,
-            "resources": { "memory_mib": 1024, "pids": 256, "disk_mib": 512 } });
-        wharf.post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), body).await;
-        Self { wharf, name }
-    }
-
-    async fn run(&self, script: &str) -> (i64, String) {
-        let body = json!({ "argv": ["sh", "-c", format!("exec 2>&1\n{script}")], "timeout_seconds": 120 });
-        let done = self.wharf.post(&format!("/v1/spaces/{SPACE}/sessions/{}/exec", self.name), body).await;
-        let text = done["stdout"].as_str().unwrap().trim_end().to_owned();
-        (done["exit_code"].as_i64().unwrap_or(-1), text)
-    }
-
-    /// Answers the last line of a script that has to succeed.
-    async fn ok(&self, script: &str) -> String {
-        let (code, text) = self.run(script).await;
-        assert_eq!(code, 0, "{script}\n{text}\n{}", self.wharf.log());
-        text.lines().last().unwrap_or_default().to_owned()
-    }
-}
+use crate::beyond::{Beyond, Session};
+use crate::installation::{Installation, Part, SPACE, image_archive, possible};
 
 /// In front of a command: it knows no proxy.
 const BARE: &str = "env -u http_proxy -u https_proxy -u all_proxy -u HTTP_PROXY -u HTTPS_PROXY -u ALL_PROXY";
@@ -184,7 +38,7 @@ print("spoken")
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies() {
-    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
     let beyond = Beyond::start();
     let wharf = Installation::start_with(&beyond.outside()).await;
     wharf.import(&archive, "base").await;
@@ -193,7 +47,12 @@ async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies() {
         Session::create(&wharf, "one", "base", beyond.network(closed.local_addr().unwrap().port())).await;
     let (plain, secure) = (beyond.plain, beyond.secure);
     let (http, https) = (format!("http://files.test:{plain}"), format!("https://files.test:{secure}"));
-    session.ok(&format!("cat > /tmp/ca.pem <<'END'\n{}\nEND", beyond.certificate())).await;
+    session
+        .ok(&format!(
+            "cat > /tmp/ca.pem <<'END'\n{}\nEND",
+            std::fs::read_to_string(beyond.authority()).unwrap()
+        ))
+        .await;
     session.ok(&format!("cat > /tmp/ws.py <<'END'\n{WEBSOCKET}\nEND")).await;
     session
         .ok("printf 'deb [trusted=yes] http://files.test:%s/apt ./\\n' \"$PORT\" > /tmp/harbour.list"
@@ -301,7 +160,7 @@ async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_reached_but_by_the_gateways_leave() {
-    let (true, Some(archive)) = (possible(), base_image()) else { return };
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
     let beyond = Beyond::start();
     let mut wharf = Installation::start_with(&beyond.outside()).await;
     wharf.import(&archive, "base").await;
@@ -398,26 +257,4 @@ async fn nothing_is_reached_but_by_the_gateways_leave() {
     wharf.post(&format!("/v1/spaces/{SPACE}/sessions/one/restore?wait=ready"), json!({})).await;
     assert!(session.ok(&format!("curl -fsS http://files.test:{plain}/echo")).await.contains("\"GET\""));
     wharf.finish();
-}
-
-/// Where `wharf image build base` has left its archive; its absence is said, and a failure where it is required.
-pub fn base_image() -> Option<PathBuf> {
-    let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(images)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("base-")))
-        .filter(|p| p.extension().is_some_and(|e| e == "zst"))
-        .collect();
-    // Of several, the one of the recipe as it is now.
-    found.sort_by_key(|p| p.metadata().and_then(|m| m.modified()).ok());
-    let found = found.pop();
-    if found.is_none() {
-        let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|r| r.trim() == "base-image"), "the base image is required here");
-        eprintln!("skipped: no base image in target/images");
-    }
-    found
 }

@@ -272,6 +272,15 @@ impl Installation {
         bytes.to_vec()
     }
 
+    /// Puts bytes at a path of the API.
+    pub async fn upload(&self, path: &str, bytes: Vec<u8>) {
+        let request =
+            self.http.put(format!("http://{}{path}", self.address)).bearer_auth(self.bearer().await);
+        let answer = request.body(bytes).send().await.unwrap();
+        let status = answer.status();
+        assert!(status.is_success(), "PUT {path}: {status}: {}", answer.text().await.unwrap_or_default());
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         let (status, answer) = self.call(Method::GET, path, None, None).await.unwrap();
         assert!(status.is_success(), "GET {path}: {status}: {answer}");
@@ -420,4 +429,31 @@ fn descends(processes: &BTreeMap<u32, Process>, mut pid: u32, root: u32) -> bool
         pid = process.parent;
     }
     false
+}
+
+/// The archive that `wharf image build NAME` has left; its absence is said, and a failure where `NAME-image` is required.
+pub fn image_archive(name: &str) -> Option<PathBuf> {
+    let images = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
+    let of = |file: &Path| {
+        file.file_name()
+            .and_then(|f| f.to_str())
+            .is_some_and(|f| f.starts_with(&format!("{name}-")) && f.ends_with(".tar.zst"))
+    };
+    let mut found: Vec<PathBuf> = std::fs::read_dir(images)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| of(p))
+        .collect();
+    // Of several, the one of the recipe as it is now.
+    found.sort_by_key(|p| p.metadata().and_then(|m| m.modified()).ok());
+    let found = found.pop();
+    if found.is_none() {
+        let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
+        let wanted = format!("{name}-image");
+        assert!(!required.split(',').any(|r| r.trim() == wanted), "the image {name} is required here");
+        eprintln!("skipped: no image {name} in target/images");
+    }
+    found
 }

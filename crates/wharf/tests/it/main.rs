@@ -1,6 +1,7 @@
 //! The whole of Wharf as its users meet it: the real binary, a real PostgreSQL, real jails.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod beyond;
 mod builds;
 mod canary;
 mod cli;
@@ -8,6 +9,8 @@ mod crash;
 mod desktop;
 mod egress;
 mod installation;
+mod models;
+mod planted;
 mod privileges;
 mod schemathesis;
 mod survive;

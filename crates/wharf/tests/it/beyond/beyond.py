@@ -1,10 +1,13 @@
 """What sessions of the tests reach: files, git over HTTP, an echo of requests and a WebSocket echo, in the clear and over TLS.
 
-usage: beyond.py DIRECTORY CERTIFICATE KEY; prints its two ports.
+usage: beyond.py DIRECTORY CERTIFICATE KEY [PASSWORD]; prints its two ports. PASSWORD is robot's for /git/private.git.
+
+What says who asks is never sent back as it was, but as its SHA-256: /digest, and what the model at /model says.
 """
 import base64, hashlib, http.server, json, os, ssl, subprocess, sys, threading
 
 directory, certificate, key = sys.argv[1:4]
+password = (sys.argv[4:] or ["let-me-in"])[0]
 
 
 class Beyond(http.server.SimpleHTTPRequestHandler):
@@ -41,14 +44,26 @@ class Beyond(http.server.SimpleHTTPRequestHandler):
         if self.path.startswith("/echo"):
             seen = {"method": self.command, "path": self.path, "headers": dict(self.headers), "length": len(self.body())}
             return self.answer(200, json.dumps(seen).encode(), "application/json")
+        if self.path == "/digest":
+            return self.answer(200, self.digest().encode())
+        if self.path == "/model/v1/chat/completions":
+            self.body()
+            message = {"role": "assistant", "content": self.digest()}
+            said = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+                {"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}
+            return self.answer(200, json.dumps(said).encode(), "application/json")
         if self.path == "/ws":
             return self.websocket()
         return super().do_GET()
 
     do_POST = do_PUT = do_GET
 
+    def digest(self):
+        return hashlib.sha256(self.headers.get("Authorization", "").encode()).hexdigest()
+
     def git(self):
-        expected = "Basic " + base64.b64encode(b"robot:let-me-in").decode()
+        expected = "Basic " + base64.b64encode(f"robot:{password}".encode()).decode()
         if self.path.startswith("/git/private.git") and self.headers.get("Authorization") != expected:
             return self.answer(401, b"who are you?", headers=[("WWW-Authenticate", 'Basic realm="git"')])
         path, _, query = self.path[len("/git"):].partition("?")
