@@ -150,6 +150,39 @@ impl Default for Jailer {
     }
 }
 
+/// Where sessions run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// The jailer's own.
+    #[default]
+    Native,
+    /// Docker Engine on this machine.
+    Docker,
+}
+
+impl Runtime {
+    pub const ALL: [Self; 2] = [Self::Native, Self::Docker];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+/// The Docker Engine sessions may run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    /// The engine's unix socket; `/run/docker.sock` when not set. When set, sessions made there earlier are looked after
+    /// even if no setting names the runtime any more.
+    pub host: Option<PathBuf>,
+    /// Accepts sessions without a disk limit where the engine's storage driver cannot keep one.
+    pub waive_disk_limit: bool,
+}
+
 fn base_image() -> Name {
     "base".parse().expect("a constant name")
 }
@@ -275,6 +308,11 @@ pub struct Settings {
     pub jailer: Jailer,
     /// `wharf-host`, beside the running executable when not set.
     pub host_binary: Option<PathBuf>,
+    /// Where new sessions run.
+    pub runtime: Runtime,
+    /// The same for single images.
+    pub runtimes: BTreeMap<Name, Runtime>,
+    pub docker: Docker,
     /// How many computers of an image stand ready.
     pub warm: BTreeMap<Name, u32>,
     pub sessions: Sessions,
@@ -299,6 +337,9 @@ impl Default for Settings {
             roles: Role::ALL.into(),
             jailer: Jailer::default(),
             host_binary: None,
+            runtime: Runtime::Native,
+            runtimes: BTreeMap::new(),
+            docker: Docker::default(),
             warm: BTreeMap::from([(base_image(), 2)]),
             sessions: Sessions::default(),
             gateway: Gateway::default(),
@@ -320,6 +361,27 @@ impl Settings {
 
     pub fn jailer_socket(&self) -> PathBuf {
         self.jailer.socket.clone().unwrap_or_else(|| self.run_dir().join("jailer.sock"))
+    }
+
+    /// Whether any session may run on Docker Engine.
+    pub fn uses_docker(&self) -> bool {
+        self.runtime == Runtime::Docker
+            || self.runtimes.values().any(|r| *r == Runtime::Docker)
+            || self.docker.host.is_some()
+    }
+
+    pub fn docker_host(&self) -> PathBuf {
+        self.docker.host.clone().unwrap_or_else(|| PathBuf::from("/run/docker.sock"))
+    }
+
+    /// Where whoever speaks to Docker Engine listens for the control plane.
+    pub fn docker_socket(&self) -> PathBuf {
+        self.run_dir().join("docker.sock")
+    }
+
+    /// What the Docker runtime must not forget; owned by root, mode 0700.
+    pub fn docker_dir(&self) -> PathBuf {
+        self.data_dir.join("docker")
     }
 
     /// One directory a jail; the gateway's socket of each is in it.

@@ -6,7 +6,7 @@
 
 mod child;
 mod etc;
-mod network;
+pub mod network;
 mod root;
 
 use std::io::IoSlice;

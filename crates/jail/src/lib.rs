@@ -7,7 +7,7 @@ pub mod convert;
 pub mod fences;
 pub mod image;
 pub mod jailer;
-mod launch;
+pub mod launch;
 mod netlink;
 pub mod probe;
 pub mod seccomp;

@@ -3,6 +3,7 @@
 //! Nothing here is found by polling. Wake-ups and timers start a reconciler for one session; a slow look at the
 //! runtime's inventory finds computers that ended by themselves and things nobody knows.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,7 @@ use tokio::task::JoinSet;
 use wharf_chassis::Stop;
 use wharf_domain::image::ImageRef;
 use wharf_domain::{Error, Name, OperatorId, SessionId, Time};
-use wharf_ports::runtime::SandboxRuntime;
-use wharf_ports::{Topic, Wake};
+use wharf_ports::{Runtimes, Topic, Wake};
 use wharf_store::agents::work::BuildWork;
 use wharf_store::sessions::work::{Owner, Work};
 use wharf_store::{Actor, Store};
@@ -55,15 +55,16 @@ impl Settings {
 pub(crate) struct Inner {
     pub work: Work,
     pub builds: BuildWork,
-    pub runtime: Arc<dyn SandboxRuntime>,
+    pub runtimes: Runtimes,
     pub host: Arc<dyn HostPort>,
     pub slots: Slots,
     pub settings: Settings,
     timers: Timers,
     turns: Semaphore,
     tasks: std::sync::Mutex<JoinSet<()>>,
-    /// Images for which computers stand ready where that was asked for; `None` when it has to be asked (again).
-    pub known_images: std::sync::Mutex<Option<Vec<ImageRef>>>,
+    /// By runtime, the images for which computers stand ready where that was asked for; none when it has to be asked
+    /// (again).
+    pub known_images: std::sync::Mutex<HashMap<&'static str, Vec<ImageRef>>>,
     /// Nothing new is begun.
     ending: AtomicBool,
 }
@@ -71,7 +72,7 @@ pub(crate) struct Inner {
 /// How long what is being done may take when the operator is told to stop; it is done anew by the next one otherwise.
 const FINISH: Duration = Duration::from_secs(5);
 
-/// Reconciles the sessions of one runtime.
+/// Reconciles the sessions of all runtimes.
 #[derive(Clone)]
 pub struct Operator(Arc<Inner>);
 
@@ -117,7 +118,7 @@ impl Inner {
 impl Operator {
     pub fn new(
         store: &Store,
-        runtime: Arc<dyn SandboxRuntime>,
+        runtimes: impl Into<Runtimes>,
         host: Arc<dyn HostPort>,
         settings: Settings,
     ) -> Self {
@@ -125,7 +126,7 @@ impl Operator {
         Self(Arc::new(Inner {
             builds: store.system(Actor::Operator).builds(owner.operator),
             work: store.system(Actor::Operator).work(owner),
-            runtime,
+            runtimes: runtimes.into(),
             host,
             slots: Slots::default(),
             timers: Timers::default(),

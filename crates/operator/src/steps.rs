@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use wharf_domain::plan::{Ending, Jail, Step};
 use wharf_domain::quota::Resources;
 use wharf_domain::{Code, Error, SessionId, SnapshotId, TurnId};
+use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::{Fault, JailSpec, Running, Source, VolumeSpec};
 use wharf_store::sessions::SessionRow;
 use wharf_store::sessions::work::{Claimed, Task, TurnResult, TurnWork};
@@ -38,7 +39,7 @@ impl Inner {
         match step {
             Step::Observe => self.observe(task).await,
             Step::MakeVolume => {
-                self.runtime.prepare_volume(&volume_spec(task)).await?;
+                self.runtime(task)?.prepare_volume(&volume_spec(task)).await?;
                 Ok(self.work.volume_made(task).await?)
             }
             Step::Launch(limits) => self.launch(task, *limits).await,
@@ -82,7 +83,7 @@ impl Inner {
             Step::CloseIdle => self.work.close_idle(task).await.map(drop).map_err(Failed::from),
             Step::Stop => self.stop(task).await,
             Step::Become(to, reason) => Ok(self.work.become_state(task, *to, reason.as_deref()).await?),
-            Step::DeleteVolume => match self.runtime.delete_volume(task.session.volume).await {
+            Step::DeleteVolume => match self.runtime(task)?.delete_volume(task.session.volume).await {
                 Ok(()) | Err(Fault::Missing(_)) => Ok(()),
                 Err(e) => Err(e.into()),
             },
@@ -95,19 +96,24 @@ impl Inner {
         }
     }
 
+    /// The runtime the session was created with.
+    fn runtime(&self, task: &Task) -> Result<&Arc<dyn SandboxRuntime>, Failed> {
+        Ok(self.runtimes.get(&task.session.runtime)?)
+    }
+
     fn running(&self, task: &Task) -> Result<Running, Failed> {
         self.slots.with(task.id(), |s| s.running.clone()).ok_or(Failed::Replan)
     }
 
     async fn observe(&self, task: &Task) -> Done {
-        let running = self.runtime.observe(task.id()).await?;
+        let running = self.runtime(task)?.observe(task.id()).await?;
         let recorded = task.session.computer.as_ref();
         let same = running.as_ref().is_some_and(|r| recorded.is_some_and(|c| c.incarnation == r.incarnation));
         if let (true, true, Some(r)) = (task.session.suspect, same, &running) {
             let alive = timeout(HOST_ANSWER, self.host.alive(&r.host_socket, task.id())).await;
             if !matches!(alive, Ok(Ok(()))) {
                 tracing::info!(session = %task.id(), "a computer is up but its host does not answer; it is started anew");
-                self.runtime.stop(task.id(), STOP_GRACE).await?;
+                self.runtime(task)?.stop(task.id(), STOP_GRACE).await?;
                 self.slots.with(task.id(), |s| s.seen(None, false));
                 return Ok(());
             }
@@ -135,12 +141,12 @@ impl Inner {
             allow_root: s.allow_root,
         };
         let spec = if let Source::Snapshot(_) = spec.volume.source {
-            self.runtime.prepare_volume(&spec.volume).await?;
+            self.runtime(task)?.prepare_volume(&spec.volume).await?;
             JailSpec { volume: VolumeSpec { source: Source::Existing, ..spec.volume }, ..spec }
         } else {
             spec
         };
-        let running = self.runtime.launch(&spec).await?;
+        let running = self.runtime(task)?.launch(&spec).await?;
         self.slots.with(s.id, |slot| {
             slot.jail = Jail::Up { greeted: false, limits: Some(limits) };
             slot.running = Some(running);
@@ -246,7 +252,7 @@ impl Inner {
     }
 
     async fn set_limits(&self, task: &Task, limits: Resources) -> Done {
-        self.runtime.set_limits(task.id(), task.session.volume, &limits).await?;
+        self.runtime(task)?.set_limits(task.id(), task.session.volume, &limits).await?;
         self.slots.with(task.id(), |slot| {
             if let Jail::Up { limits: have, .. } = &mut slot.jail {
                 *have = Some(limits);
@@ -267,7 +273,7 @@ impl Inner {
                 tracing::debug!(session = %task.id(), "the host did not sync before a snapshot");
             }
         }
-        match self.runtime.snapshot(task.session.volume, id).await {
+        match self.runtime(task)?.snapshot(task.session.volume, id).await {
             Ok(info) => Ok(self.work.snapshot_taken(task, &info).await?),
             Err(Fault::Away(why)) => Err(Failed::Away(why)),
             Err(fault) => {
@@ -379,7 +385,7 @@ impl Inner {
 
     async fn stop(&self, task: &Task) -> Done {
         self.abandon_driver(task);
-        self.runtime.stop(task.id(), STOP_GRACE).await?;
+        self.runtime(task)?.stop(task.id(), STOP_GRACE).await?;
         self.slots.with(task.id(), |s| s.seen(None, false));
         if task.session.computer.is_some() || task.session.suspect {
             self.work.stopped(task).await?;

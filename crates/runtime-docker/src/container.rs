@@ -172,6 +172,11 @@ pub fn body(
             pids_limit: Some(limits.pids),
             storage_opt: disk.map(|mib| HashMap::from([("size".to_owned(), format!("{mib}M"))])),
             shm_size: Some(SHM),
+            // As in the native jail: a session without root runs its own resolver.
+            sysctls: Some(HashMap::from([(
+                "net.ipv4.ip_unprivileged_port_start".to_owned(),
+                "0".to_owned(),
+            )])),
             tmpfs: Some(HashMap::from([(
                 "/run/wharf".to_owned(),
                 "rw,nosuid,nodev,noexec,size=64k,mode=755".to_owned(),

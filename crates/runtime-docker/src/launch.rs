@@ -128,6 +128,9 @@ impl DockerRuntime {
         let door = place.open_door().map_err(|e| local("open the door", e))?;
         self.engine.start(volume).await?;
         let seen = self.still_up(volume).await?;
+        let pid = seen.pid;
+        let laid = tokio::task::spawn_blocking(move || wharf_jail::launch::network::lay_for(pid)).await;
+        laid.map_err(|e| local("lay out the network", e))??;
         self.hand_over(volume, door, &socket).await?;
         place.shut_door().map_err(|e| local("shut the door", e))?;
         record.started_at = Some(seen.started_at);

@@ -20,5 +20,11 @@ mod profile;
 mod runtime;
 mod settings;
 
+pub use engine::Abilities;
 pub use runtime::DockerRuntime;
-pub use settings::{SOCKET, Settings, broker_socket};
+pub use settings::{Settings, broker_socket};
+
+/// Asks an engine what it can do, for whoever looks the machine over.
+pub async fn probe(socket: &std::path::Path) -> wharf_ports::runtime::Result<Abilities> {
+    engine::Engine::new(socket).abilities().await
+}

@@ -1,7 +1,7 @@
 //! The runtime port on Docker Engine. What each call does is in the file of its subject.
 
 use std::collections::HashMap;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +75,11 @@ impl DockerRuntime {
                 .map_err(|e| local(&format!("make {}", path.display()), e))
         };
         make(&settings.state_dir, 0o700)?;
-        make(&settings.jails(), 0o711)?;
+        make(&settings.jails(), 0o750)?;
+        // As the jailer does: the control plane looks in for computers that come and go, nobody else passes.
+        std::fs::set_permissions(settings.jails(), std::fs::Permissions::from_mode(0o750))
+            .and_then(|()| chown(settings.jails(), None, Some(settings.control_gid)))
+            .map_err(|e| local("open the sockets' directory to the control plane", e))?;
         for entry in std::fs::read_dir(&settings.state_dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("import-") {
                 let _ = std::fs::remove_dir_all(entry.path());

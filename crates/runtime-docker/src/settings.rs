@@ -2,9 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where distributions put the engine's socket.
-pub const SOCKET: &str = "/run/docker.sock";
-
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The engine's unix socket.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wharf_chassis::{Health, Settings, Stop};
-use wharf_ports::{Bus, Clock, SandboxRuntime};
+use wharf_ports::{Bus, Clock, Runtimes};
 use wharf_store::Store;
 
 use crate::metrics::Metrics;
@@ -13,7 +13,7 @@ use crate::routes::Hosts;
 #[derive(Clone)]
 pub struct App {
     pub store: Store,
-    pub runtime: Arc<dyn SandboxRuntime>,
+    pub runtimes: Runtimes,
     pub bus: Arc<dyn Bus>,
     pub clock: Arc<dyn Clock>,
     pub settings: Arc<Settings>,

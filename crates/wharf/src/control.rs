@@ -20,7 +20,7 @@ use wharf_chassis::settings::Role;
 use wharf_chassis::{Health, Settings};
 use wharf_jail::NativeRuntime;
 use wharf_ports::clock::SystemClock;
-use wharf_ports::{Bus, Clock, SandboxRuntime};
+use wharf_ports::{Bus, Clock, Runtimes, SandboxRuntime};
 use wharf_store::{Actor, Store};
 
 use crate::roles;
@@ -38,7 +38,7 @@ pub fn key_file(settings: &Settings) -> PathBuf {
 pub struct Parts {
     pub settings: Arc<Settings>,
     pub store: Store,
-    pub runtime: Arc<dyn SandboxRuntime>,
+    pub runtimes: Runtimes,
     pub bus: Arc<dyn Bus>,
     pub clock: Arc<dyn Clock>,
     pub health: Health,
@@ -111,7 +111,7 @@ async fn with_database(
     };
     store.system(Actor::Setup).bootstrap_shown(show).await?;
 
-    let runtime: Arc<dyn SandboxRuntime> = Arc::new(NativeRuntime::new(settings.jailer_socket()));
+    let runtimes = runtimes(settings);
     let health = Health::default();
     let pinged = store.clone();
     health.require("database", move || {
@@ -119,18 +119,21 @@ async fn with_database(
         // The public half only: anybody may read this.
         async move { store.ping().await.map_err(|e| e.public) }
     });
-    let asked = runtime.clone();
-    health.want("jailer", move || {
-        let runtime = asked.clone();
-        async move {
-            runtime
-                .capabilities()
-                .await
-                .map(|_| ())
-                .map_err(|_| "it does not answer; sessions are unavailable".to_owned())
-        }
-    });
-    let parts = Parts { settings: settings.clone(), store: store.clone(), runtime, bus, clock, health };
+    for runtime in runtimes.all() {
+        let name = if runtime.name() == "native" { "jailer" } else { runtime.name() };
+        let asked = runtime.clone();
+        health.want(name, move || {
+            let runtime = asked.clone();
+            async move {
+                runtime
+                    .capabilities()
+                    .await
+                    .map(|_| ())
+                    .map_err(|_| "it does not answer; sessions are unavailable".to_owned())
+            }
+        });
+    }
+    let parts = Parts { settings: settings.clone(), store: store.clone(), runtimes, bus, clock, health };
     if settings.has_role(Role::Operator) {
         roles.add("operator", roles::operator::run(&parts, roles.stop()));
     }
@@ -143,6 +146,17 @@ async fn with_database(
     reporter.send(&Report::Ready { address })?;
     tracing::info!(address = address.map(tracing::field::display), "ready");
     Ok(store)
+}
+
+/// The native runtime, and those the settings name.
+fn runtimes(settings: &Settings) -> Runtimes {
+    let mut all: Vec<Arc<dyn SandboxRuntime>> = vec![Arc::new(NativeRuntime::new(settings.jailer_socket()))];
+    if settings.uses_docker() {
+        all.push(Arc::new(NativeRuntime::called("docker", settings.docker_socket())));
+    }
+    let by_image =
+        settings.runtimes.iter().map(|(image, r)| (image.clone(), r.as_str().to_owned())).collect();
+    Runtimes::new(all, settings.runtime.as_str().to_owned(), by_image)
 }
 
 /// Listeners bound before anything else.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use wharf_chassis::Settings;
+use wharf_chassis::settings::Runtime;
 use wharf_jail::image::build::{build_cached, cached_path};
 use wharf_jail::image::{Built, Progress, Recipe, Store, build};
 use wharf_ports::SandboxRuntime as _;
@@ -97,6 +98,14 @@ fn make(recipe: &Recipe, cache: &Path, fresh: bool, bar: &Bar) -> Result<Built> 
 /// Unpacks the archive under the recipe's name, through the jailer where one runs.
 fn import(recipe: &Recipe, archive: &Path, settings: &Settings, bar: &Bar) -> Result<ImageInfo> {
     let file = std::fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    if settings.runtimes.get(&recipe.name).unwrap_or(&settings.runtime) == &Runtime::Docker {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        bar.say("handing it to Docker Engine");
+        let docker = wharf_jail::NativeRuntime::called("docker", settings.docker_socket());
+        let imported = runtime.block_on(docker.import_image(&recipe.name, file));
+        return imported
+            .context("images of the runtime docker are imported while wharf runs: start it with `wharf up`");
+    }
     let socket = settings.jailer_socket();
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

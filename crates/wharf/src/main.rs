@@ -63,6 +63,7 @@ pub fn command() -> clap::Command {
             .subcommand_required(true),
         )
         .subcommand(clap::Command::new("jailer").hide(true))
+        .subcommand(clap::Command::new("docker-runtime").hide(true))
         .subcommand(clap::Command::new("control-plane").hide(true))
         .subcommand(clap::Command::new("openapi").hide(true).about("Print the OpenAPI document"));
     local::into_nouns(root, with)
@@ -79,6 +80,7 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
         "up" => up::start(&given, &up::Args::from_arg_matches(sub)?)?,
         "serve" => up::serve(&given, &up::ServeArgs::from_arg_matches(sub)?)?,
         "jailer" => return roles::jailer::child(),
+        "docker-runtime" => return roles::docker::child(),
         "control-plane" => return control::child(),
         "config" => config::run(&config::ConfigCommand::from_arg_matches(sub)?, || given.load())?,
         "doctor" => {

@@ -65,7 +65,7 @@ fn run(settings: Settings) -> Result<()> {
     let _locks = Lock::take(&settings.data_dir, &settings.roles)?;
     if !root {
         as_ordinary_user(settings)
-    } else if others {
+    } else if others || settings.uses_docker() {
         let account = Account::find_or_make(&settings)?;
         place::make_directories(&settings, Some(&account))?;
         keeper::run(&settings, &account)

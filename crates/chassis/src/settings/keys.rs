@@ -18,6 +18,8 @@ pub enum Kind {
     Roles,
     /// Image name → whole number.
     Counts,
+    /// Image name → one of these.
+    Choices(&'static [&'static str]),
     /// Texts; with commas between them where they come as one.
     Texts,
 }
@@ -89,6 +91,18 @@ pub const KEYS: &[Key] = &[
         "accept sessions without a disk limit where the driver cannot keep one",
     ),
     key("host_binary", Kind::Path, "wharf-host; beside the running executable when not set"),
+    key("runtime", Kind::OneOf(&["native", "docker"]), "where new sessions run"),
+    key("runtimes", Kind::Choices(&["native", "docker"]), "where new sessions of an image run, if elsewhere"),
+    key(
+        "docker.host",
+        Kind::Path,
+        "unix socket of Docker Engine; /run/docker.sock when not set. Keep it set while sessions live there",
+    ),
+    key(
+        "docker.waive_disk_limit",
+        Kind::Flag,
+        "accept sessions without a disk limit where the engine's storage driver cannot keep one",
+    ),
     key("warm", Kind::Counts, "how many computers of an image stand ready"),
     key("sessions.default_image", Kind::Text, "image of a session that names none"),
     key(
@@ -178,6 +192,7 @@ impl Kind {
             Self::Roles => json!({"type": "array", "uniqueItems": true,
                 "items": {"enum": super::Role::ALL.map(super::Role::as_str)}}),
             Self::Texts => json!({"type": "array", "items": {"type": "string"}}),
+            Self::Choices(values) => json!({"type": "object", "additionalProperties": {"enum": values}}),
             Self::Counts => {
                 json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}})
             }

@@ -218,6 +218,7 @@ impl Sources {
             s.run_dir.as_mut(),
             s.jailer.socket.as_mut(),
             s.host_binary.as_mut(),
+            s.docker.host.as_mut(),
             s.gateway.ca_file.as_mut(),
         ]
         .into_iter()
@@ -256,7 +257,7 @@ fn environment_key(rest: &str) -> String {
 fn known(path: &str) -> Option<&'static Key> {
     Key::find(path).or_else(|| {
         let (map, _) = path.split_once('.')?;
-        Key::find(map).filter(|k| k.kind == Kind::Counts)
+        Key::find(map).filter(|k| matches!(k.kind, Kind::Counts | Kind::Choices(_)))
     })
 }
 
@@ -280,7 +281,8 @@ fn scalar(key: &str, text: &str) -> Value {
         Some(Kind::Counts) if key.contains('.') => {
             text.trim().parse::<u64>().map_or_else(|_| Value::from(text), Value::from)
         }
-        Some(Kind::Counts) => text.parse().unwrap_or_else(|_| Value::from(text)),
+        Some(Kind::Choices(_)) if key.contains('.') => Value::from(text),
+        Some(Kind::Counts | Kind::Choices(_)) => text.parse().unwrap_or_else(|_| Value::from(text)),
         Some(Kind::Roles | Kind::Texts) => Value::from(
             text.split(',')
                 .map(|r| Value::from(r.trim()))

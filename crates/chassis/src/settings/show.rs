@@ -39,6 +39,7 @@ impl Loaded {
 pub(super) fn to_toml(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(to_toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(map) if map.is_empty() => "{}".to_owned(),
         Value::Object(map) => format!(
             "{{ {} }}",
             map.iter().map(|(k, v)| format!("{k} = {}", to_toml(v))).collect::<Vec<_>>().join(", ")

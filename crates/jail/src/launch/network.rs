@@ -110,6 +110,29 @@ impl Network {
     }
 }
 
+/// Lays out the network of a computer another program started, which must have one of its own: whoever is in it loses
+/// nothing and can change nothing. In a thread of its own, since a thread's namespace is for the rest of its life.
+pub fn lay_for(pid: i32) -> Result<(), Step> {
+    use crate::step::At;
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    use std::os::fd::AsFd as _;
+
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).at("open the computer's network")?;
+    let own = std::fs::File::open("/proc/self/ns/net").at("open the machine's network")?;
+    let id = |file: &std::fs::File| rustix::fs::fstat(file).map(|s| (s.st_dev, s.st_ino));
+    if id(&namespace).at("look at the network")? == id(&own).at("look at the network")? {
+        return Err(Step::refused("lay out the network", "the computer has the machine's own"));
+    }
+    let work = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .at("enter the computer's network")?;
+        Network::new().lay()
+    };
+    let done =
+        std::thread::Builder::new().name("network".to_owned()).spawn(work).at("start a thread")?.join();
+    done.unwrap_or_else(|_| Err(Step::failed("lay out the network", "a bug: the thread panicked")))
+}
+
 fn has_v6() -> bool {
     use rustix::net::{AddressFamily, SocketType, socket};
     socket(AddressFamily::INET6, SocketType::DGRAM, None).is_ok()

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use utoipa::IntoParams;
 use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::{Code, Error, Name, OperatorId};
+use wharf_ports::SandboxRuntime;
 use wharf_store::sessions::ImageRow;
 use wharf_store::sessions::work::Owner;
 use wharf_store::{Actor, PageRequest};
@@ -125,8 +126,9 @@ pub(crate) async fn delete_image(
     scope.audit(Verb::Delete, Resource::Images, Some(row.id.uuid()), Some(row.image.name.as_str()), detail);
     // Recorded first: what the runtime then refuses was still asked for.
     scope.commit().await?;
-    app.runtime.delete_image(&permit.row().image).await.map_err(from_fault)?;
-    sync(&app).await?;
+    let runtime = app.runtimes.get(&permit.row().runtime).map_err(from_fault)?;
+    runtime.delete_image(&permit.row().image).await.map_err(from_fault)?;
+    sync(&app, &**runtime).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -167,8 +169,9 @@ pub(crate) async fn import_image(
     // Recorded first: what the runtime then refuses was still asked for.
     scope.audit(Verb::Create, Resource::Images, None, Some(query.name.as_str()), json!({"bytes": bytes}));
     scope.commit().await?;
-    let info = app.runtime.import_image(&query.name, archive).await.map_err(from_fault)?;
-    sync(&app).await?;
+    let runtime = app.runtimes.get(app.runtimes.name_for(&query.name)).map_err(from_fault)?;
+    let info = runtime.import_image(&query.name, archive).await.map_err(from_fault)?;
+    sync(&app, &**runtime).await?;
     let mut scope = app.store.scope(&caller, &at.space).await?;
     let row = scope.images().permit(&query.name, Some(&info.image.digest), Verb::Create).await?.into_row();
     Ok((StatusCode::CREATED, Json(show(row))))
@@ -220,8 +223,8 @@ async fn spool(app: &App, request: Request) -> Result<(std::fs::File, u64), Erro
 }
 
 /// Makes the rows what the runtime holds, so that the next request finds it.
-async fn sync(app: &App) -> Result<(), Error> {
-    let held = app.runtime.inventory().await.map_err(from_fault)?;
+async fn sync(app: &App, runtime: &dyn SandboxRuntime) -> Result<(), Error> {
+    let held = runtime.inventory().await.map_err(from_fault)?;
     let owner = Owner { operator: OperatorId::new(), machine: String::new() };
-    app.store.system(Actor::Operator).work(owner).sync_images(app.runtime.name(), &held.images).await
+    app.store.system(Actor::Operator).work(owner).sync_images(runtime.name(), &held.images).await
 }

@@ -252,9 +252,13 @@ async fn new_session(
     };
     let instructions =
         body.instructions.or_else(|| asks("instructions").and_then(|v| v.as_str().map(str::to_owned)));
+    let image = image.unwrap_or_else(|| settings.default_image.clone());
+    let runtime = app.runtimes.name_for(&image).to_owned();
+    check_promises(app, &runtime, &resources).await?;
     Ok(NewSession {
         name: body.name,
-        image: image.unwrap_or_else(|| settings.default_image.clone()),
+        image,
+        runtime: Some(runtime),
         resources,
         agent: chosen.agent,
         agents: chosen.agents,
@@ -276,6 +280,21 @@ async fn new_session(
         metadata: body.metadata,
         from,
     })
+}
+
+/// Refuses what the runtime cannot keep. One that is away is not asked: the session waits for it.
+async fn check_promises(app: &App, runtime: &str, r: &wharf_domain::quota::Resources) -> Result<(), Error> {
+    let Ok(can) = app.runtimes.capabilities(runtime).await else { return Ok(()) };
+    if can.disk_limit || can.waives_disk_limit {
+        return Ok(());
+    }
+    let waive = if runtime == "native" { "jailer" } else { runtime };
+    let detail = format!(
+        "a disk limit of {} MiB cannot be kept by the runtime {runtime} on this machine (volumes: {}); have this image run \
+         elsewhere with the setting `runtimes`, or accept sessions without a disk limit with `{waive}.waive_disk_limit`",
+        r.disk_mib, can.volumes
+    );
+    Err(Error::new(Code::Unsupported, detail).field("resources.disk_mib"))
 }
 
 /// What no session of this installation may have more of.

@@ -25,7 +25,8 @@ pub(crate) async fn get_stats(
     drop(scope);
     let row = permit.row();
     let stats = if row.volume_made {
-        app.runtime.stats(row.id, row.volume).await.map_err(from_fault)?
+        let runtime = app.runtimes.get(&row.runtime).map_err(from_fault)?;
+        runtime.stats(row.id, row.volume).await.map_err(from_fault)?
     } else {
         wharf_ports::runtime::Stats::default()
     };

@@ -58,7 +58,7 @@ impl Lab {
         let (stopper, stop) = Stopper::new();
         let app = App {
             store: store.clone(),
-            runtime: desk.clone(),
+            runtimes: desk.clone().into(),
             bus: db.bus.clone(),
             clock: Arc::new(db.clock.clone()),
             settings: Arc::new(settings),

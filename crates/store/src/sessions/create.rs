@@ -24,6 +24,8 @@ pub struct NewSession {
     pub name: Option<Name>,
     /// Its newest version is taken. Not looked at for a fork with files, which stands on its parent's.
     pub image: Name,
+    /// Which runtime's version of the image; any when absent. Not looked at for a fork with files either.
+    pub runtime: Option<String>,
     pub resources: Resources,
     pub agent: Value,
     /// All of them where there are several, the default one first; else empty.
@@ -48,6 +50,7 @@ impl NewSession {
         Self {
             name: None,
             image,
+            runtime: None,
             resources: Resources::default(),
             agent: json!({"kind": "shell"}),
             agents: Vec::new(),
@@ -118,6 +121,7 @@ impl Sessions<'_> {
         let new = NewSession {
             name: fork.name,
             image: p.image.name.clone(),
+            runtime: Some(p.runtime.clone()),
             resources: fork.resources.unwrap_or(p.resources),
             agent: p.agent.clone(),
             agents: p.agents.clone(),
@@ -159,6 +163,9 @@ impl Sessions<'_> {
             }
             None => (None, None, false),
         };
+        // Files are where they are: a fork with them runs there too.
+        let with_files = origin.as_ref().filter(|(_, include)| include.files);
+        let runtime = with_files.map(|(o, _)| o.runtime.clone()).or_else(|| new.runtime.clone());
         let first = origin.as_ref().filter(|(_, i)| i.messages).map_or(0, |(o, _)| o.parent.seq);
         let name = new.name.clone().map_or_else(|| made_up(id), Ok)?;
         let r = new.resources;
@@ -166,9 +173,9 @@ impl Sessions<'_> {
         let now = self.0.now().to_utc();
         let found = sqlx::query(concat!(
             "with i as (
-                select $4::text as name, $5::text as digest, 'native'::text as runtime where $5::text is not null
+                select $4::text as name, $5::text as digest, $29::text as runtime where $5::text is not null
                 union all
-                (select name, digest, runtime from images where $5::text is null and name = $4
+                (select name, digest, runtime from images where $5::text is null and name = $4 and ($29::text is null or runtime = $29)
                  order by created_at desc, id desc limit 1)
              ), s as (
                 insert into sessions (id, space_id, name, state, desired, image_name, image_digest, runtime, volume_id,
@@ -216,10 +223,11 @@ impl Sessions<'_> {
         .bind(first + 1)
         .bind(author)
         .bind(text(&new.agents)?)
+        .bind(&runtime)
         .fetch_optional(self.0.tx()?)
         .await
         .or_domain()?;
-        let Some(found) = found else { return Err(self.no_image(&new.image).await) };
+        let Some(found) = found else { return Err(self.no_image(&new.image, runtime.as_deref()).await) };
         let mut session = row::session(&found).or_domain()?;
         let delta = Delta { sessions: 1, disk_mib: i64::from(r.disk_mib), ..running(r) };
         quota::reserve(self.0.tx()?, space, delta).await?;
@@ -265,6 +273,7 @@ impl Sessions<'_> {
                         seq: p.seq,
                     },
                     image: p.image.clone(),
+                    runtime: self.snapshot_runtime(p.id).await?,
                     setup_done: setup_done.unwrap_or(true),
                 })
             }
@@ -280,18 +289,27 @@ impl Sessions<'_> {
                 Ok(Origin {
                     parent: Parent { session: p.id, snapshot, seq: p.last_seq },
                     image: p.image.clone(),
+                    runtime: p.runtime.clone(),
                     setup_done: p.setup.is_none() || p.setup_done,
                 })
             }
         }
     }
 
+    async fn snapshot_runtime(&mut self, id: SnapshotId) -> Result<String, Error> {
+        sqlx::query_scalar("select runtime from snapshots where id = $1")
+            .bind(id.uuid())
+            .fetch_one(self.0.tx()?)
+            .await
+            .or_domain()
+    }
+
     async fn snapshot_for_fork(&mut self, p: &SessionRow) -> Result<SnapshotId, Error> {
         let id = SnapshotId::new();
         sqlx::query(
             "insert into snapshots (id, space_id, session_id, volume_id, for_fork, name, state, image_name, image_digest,
-                disk_mib, message_seq, created_at, updated_at)
-             values ($1, $2, $3, $4, true, null, 'pending', $5, $6, $7, $8, $9, $9)",
+                disk_mib, message_seq, created_at, updated_at, runtime)
+             values ($1, $2, $3, $4, true, null, 'pending', $5, $6, $7, $8, $9, $9, $10)",
         )
         .bind(id.uuid())
         .bind(p.space.uuid())
@@ -302,6 +320,7 @@ impl Sessions<'_> {
         .bind(p.resources.disk_mib as i32)
         .bind(p.last_seq)
         .bind(self.0.now().to_utc())
+        .bind(&p.runtime)
         .execute(self.0.tx()?)
         .await
         .or_domain()?;
@@ -340,9 +359,12 @@ impl Sessions<'_> {
         Ok(())
     }
 
-    async fn no_image(&mut self, asked: &Name) -> Error {
+    async fn no_image(&mut self, asked: &Name, runtime: Option<&str>) -> Error {
         let known: Result<Vec<String>, Error> = async {
-            sqlx::query_scalar("select distinct name from images order by name limit 50")
+            sqlx::query_scalar(
+                "select distinct name from images where $1::text is null or runtime = $1 order by name limit 50",
+            )
+            .bind(runtime)
                 .fetch_all(self.0.tx()?)
                 .await
                 .or_domain()
@@ -356,7 +378,8 @@ impl Sessions<'_> {
                 } else {
                     format!("known images: {}", known.join(", "))
                 };
-                Error::new(Code::InvalidReference, format!("there is no image {asked}; {advice}"))
+                let place = runtime.map_or_else(String::new, |r| format!(" in the runtime {r}"));
+                Error::new(Code::InvalidReference, format!("there is no image {asked}{place}; {advice}"))
                     .field("image")
             }
         }
@@ -366,6 +389,7 @@ impl Sessions<'_> {
 struct Origin {
     parent: Parent,
     image: ImageRef,
+    runtime: String,
     setup_done: bool,
 }
 

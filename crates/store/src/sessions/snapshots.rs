@@ -141,8 +141,8 @@ impl Snapshots<'_> {
         let row = sqlx::query(concat!(
             "with p as (
                 insert into snapshots (id, space_id, session_id, volume_id, name, state, image_name, image_digest,
-                    disk_mib, disk_reserved, message_seq, labels, created_at, updated_at)
-                values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, true, $9, $10, $11, $11) returning *
+                    disk_mib, disk_reserved, message_seq, labels, created_at, updated_at, runtime)
+                values ($1, $2, $3, $4, $5, 'pending', $6, $7, $8, true, $9, $10, $11, $11, $12) returning *
              ) select ",
             snapshot_columns!(),
             " from p"
@@ -158,6 +158,7 @@ impl Snapshots<'_> {
         .bind(s.last_seq)
         .bind(Json(&new.labels))
         .bind(self.0.now().to_utc())
+        .bind(&s.runtime)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;

@@ -20,6 +20,9 @@ pub fn all(loaded: &Loaded) -> Vec<Finding> {
         found.extend(machine(s));
         found.push(host_binary(&s.host_binary()));
         found.push(images(s));
+        if s.uses_docker() {
+            found.extend(docker(s));
+        }
     }
     found.push(database(s));
     if s.has_role(Role::Server) {
@@ -104,6 +107,51 @@ pub fn interpreter(elf: &[u8]) -> Option<bool> {
     let (table, size, count) =
         (usize::try_from(word(0x20)?).ok()?, usize::from(half(0x36)?), usize::from(half(0x38)?));
     Some((0..count).any(|n| elf.get(table + n * size..table + n * size + 4) == Some(&[3, 0, 0, 0])))
+}
+
+/// The engine's own words on what it can keep.
+fn docker(s: &Settings) -> Vec<Finding> {
+    const AREA: &str = "docker";
+    let socket = s.docker_host();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let can = runtime
+        .map_err(|e| e.to_string())
+        .and_then(|r| r.block_on(wharf_runtime_docker::probe(&socket)).map_err(|fault| fault.to_string()));
+    let can = match can {
+        Ok(can) => can,
+        Err(why) => {
+            return vec![Finding::fail(
+                AREA,
+                why,
+                "apt install docker.io and start it, or set docker.host to the engine's socket",
+            )];
+        }
+    };
+    let mut found = vec![Finding::ok(AREA, format!("Docker Engine {} at {}", can.server, socket.display()))];
+    for (has, what) in [(can.cpu, "CPU"), (can.memory, "memory"), (can.pids, "process")] {
+        if !has {
+            found.push(Finding::fail(
+                AREA,
+                format!("the engine has no {what} limit, so it is given no sessions"),
+                "enable the cgroup controller",
+            ));
+        }
+    }
+    if !can.disk && !s.docker.waive_disk_limit {
+        found.push(Finding::fail(
+            AREA,
+            format!("its storage driver ({}) limits no disk, so sessions on it are refused", can.storage),
+            "keep its data on xfs with project quotas, or set docker.waive_disk_limit",
+        ));
+    }
+    if !can.user_namespaces {
+        found.push(Finding::warn(
+            AREA,
+            "root in a session is root of the machine held by capabilities and system calls alone",
+            "set userns-remap in /etc/docker/daemon.json, or keep sessions on the native runtime",
+        ));
+    }
+    found
 }
 
 fn images(s: &Settings) -> Finding {

@@ -16,11 +16,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub fn run(parts: &Parts, stop: Stop) -> impl Future<Output = Result<()>> + Send + use<> {
-    let (store, runtime) = (parts.store.clone(), parts.runtime.clone());
-    let operator = Operator::new(&store, runtime.clone(), Arc::new(HttpHost), told(&parts.settings));
+    let (store, runtimes) = (parts.store.clone(), parts.runtimes.clone());
+    let operator = Operator::new(&store, runtimes.clone(), Arc::new(HttpHost), told(&parts.settings));
     async move {
         let reconciler = async {
-            if !jailer(&*runtime, &stop).await {
+            // Sessions elsewhere wait for their runtime one by one.
+            if let Some(first) = runtimes.all().first()
+                && !jailer(&**first, &stop).await
+            {
                 return Ok(());
             }
             operator.run(stop.clone()).await

@@ -17,7 +17,7 @@ pub fn run(
 ) -> impl Future<Output = Result<()>> + Send + use<> {
     let app = App {
         store: parts.store.clone(),
-        runtime: parts.runtime.clone(),
+        runtimes: parts.runtimes.clone(),
         bus: parts.bus.clone(),
         clock: parts.clock.clone(),
         settings: parts.settings.clone(),

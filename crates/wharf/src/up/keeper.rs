@@ -31,6 +31,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Jailer,
+    Docker,
     Control,
 }
 
@@ -39,6 +40,7 @@ impl Part {
     const fn argument(self) -> &'static str {
         match self {
             Self::Jailer => "jailer",
+            Self::Docker => "docker-runtime",
             Self::Control => "control-plane",
         }
     }
@@ -80,6 +82,7 @@ pub fn run(settings: &Settings, account: &Account) -> Result<()> {
         listen(&tx)?;
         let parts: Vec<Part> = [
             settings.has_role(Role::Jailer).then_some(Part::Jailer),
+            (settings.has_role(Role::Jailer) && settings.uses_docker()).then_some(Part::Docker),
             settings.roles.iter().any(|r| *r != Role::Jailer).then_some(Part::Control),
         ]
         .into_iter()
@@ -243,7 +246,7 @@ impl Keeper<'_> {
     async fn stop_all(&mut self, rx: &mut mpsc::Receiver<News>) {
         self.stopping = true;
         let limit = Duration::from_secs(self.settings.shutdown_seconds.into()) + GRACE;
-        for part in [Part::Control, Part::Jailer] {
+        for part in [Part::Control, Part::Docker, Part::Jailer] {
             self.send(part, Signal::TERM);
             let deadline = tokio::time::sleep(limit);
             tokio::pin!(deadline);

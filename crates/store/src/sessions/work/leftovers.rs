@@ -13,9 +13,10 @@ use super::Work;
 use crate::error::OrDomain as _;
 
 /// A session that may want work.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Alive {
     pub id: SessionId,
+    pub runtime: String,
     /// Of the computer that is recorded; 0 when none is.
     pub incarnation: u64,
     /// Something is to be done that a wake-up should have told.
@@ -35,7 +36,7 @@ impl Work {
     /// Sessions that are not at rest: everything but those without a computer that are closed as they shall be, or in error.
     pub async fn alive(&self) -> Result<Vec<Alive>, Error> {
         let rows = sqlx::query(
-            "select id, case when host_socket is null then 0 else incarnation end as incarnation,
+            "select id, runtime, case when host_socket is null then 0 else incarnation end as incarnation,
                 state = 'idle' and (desired <> 'running'
                     or exists (select from turns t where t.session_id = s.id and t.state = 'queued'))
                 or state = 'closed' and desired = 'running' as waiting
@@ -52,6 +53,7 @@ impl Work {
             .map(|r| {
                 Ok(Alive {
                     id: SessionId::from_uuid(r.try_get("id")?),
+                    runtime: r.try_get("runtime")?,
                     incarnation: r.try_get::<i64, _>("incarnation")?.max(0) as u64,
                     waiting: r.try_get("waiting")?,
                 })

@@ -86,10 +86,13 @@ impl Work {
         Ok(())
     }
 
-    /// Deleted snapshots of a session (which may be gone) that no fork waits for.
-    pub async fn doomed_snapshots(&self, session: Option<SessionId>) -> Result<Vec<SnapshotId>, Error> {
+    /// Deleted snapshots of a session (which may be gone) that no fork waits for, and the runtime that has each.
+    pub async fn doomed_snapshots(
+        &self,
+        session: Option<SessionId>,
+    ) -> Result<Vec<(SnapshotId, String)>, Error> {
         let rows = sqlx::query(
-            "select p.id from snapshots p
+            "select p.id, p.runtime from snapshots p
              where p.deleted_at is not null and p.gone_at is null and ($1::uuid is null or p.session_id = $1)
                and not exists (select from sessions c
                     where c.parent_snapshot = p.id and not c.volume_made and c.gone_at is null)
@@ -99,7 +102,10 @@ impl Work {
         .fetch_all(self.store.pool())
         .await
         .or_domain()?;
-        rows.iter().map(|r| r.try_get("id").map(SnapshotId::from_uuid)).collect::<Result<_, _>>().or_domain()
+        rows.iter()
+            .map(|r| Ok((SnapshotId::from_uuid(r.try_get("id")?), r.try_get("runtime")?)))
+            .collect::<Result<_, sqlx::Error>>()
+            .or_domain()
     }
 
     /// The runtime has freed it: what it reserved is released, once.
