@@ -36,7 +36,7 @@ if [[ "${1:-}" == "--test" ]]; then
     wants[procps]="/usr/bin/pgrep"
     wants[iproute2]="/usr/bin/ip /bin/ip /sbin/ip"
 fi
-if [[ "${1:-}" == "--bench" ]]; then
+if [[ "${1:-}" == "--test" || "${1:-}" == "--bench" ]]; then
     wants[docker.io]="/usr/sbin/dockerd"
 fi
 

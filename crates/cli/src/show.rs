@@ -32,12 +32,13 @@ fn yes_no(yes: bool) -> Cell {
 
 impl Show for api::Session {
     const HEAD: &'static [&'static str] =
-        &["NAME", "STATE", "IMAGE", "CPU", "MEMORY", "DISK", "USED", "AGE", "REASON"];
+        &["NAME", "STATE", "IMAGE", "RUNTIME", "CPU", "MEMORY", "DISK", "USED", "AGE", "REASON"];
     fn row(&self, now: Time) -> Vec<Cell> {
         vec![
             Cell::new(&self.name),
             state(self.state),
             Cell::new(&self.image.name),
+            Cell::new(&self.runtime),
             Cell::new(cores(u64::from(self.resources.cpu_millis))),
             Cell::new(mib(u64::from(self.resources.memory_mib))),
             Cell::new(mib(u64::from(self.resources.disk_mib))),

@@ -123,6 +123,7 @@ pub fn capabilities_to_wire(c: port::Capabilities) -> wire::Capabilities {
         memory_limit: c.memory_limit,
         pids_limit: c.pids_limit,
         disk_limit: c.disk_limit,
+        resizes_running: c.resizes_running,
         waives_disk_limit: c.waives_disk_limit,
         cheap_snapshots: c.cheap_snapshots,
         freeze: c.freeze,

@@ -24,6 +24,8 @@ pub struct Capabilities {
     pub memory_limit: bool,
     pub pids_limit: bool,
     pub disk_limit: bool,
+    /// The disk limit of a running computer can be changed.
+    pub resizes_running: bool,
     /// Takes sessions although it cannot limit their disk, because the settings say so.
     pub waives_disk_limit: bool,
     /// Snapshots cost the same whatever the size.

@@ -98,6 +98,7 @@ impl DockerRuntime {
                 stall_micros = begun.elapsed().as_micros() as u64;
             }
         } else {
+            self.not_lost(volume)?;
             let tagged = self.tag(&self.names.volume(volume), &repository, &snapshot.to_string()).await;
             found(tagged)?.ok_or_else(|| Fault::Missing(format!("volume {volume}")))?;
         }
@@ -135,6 +136,7 @@ impl DockerRuntime {
         }
         self.engine.remove(volume).await?;
         self.untag(&self.names.volume(volume)).await?;
+        self.note_held(volume, false)?;
         let _ = self.place(volume).wipe();
         self.fences().forget(volume);
         self.prune().await;

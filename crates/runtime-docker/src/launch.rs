@@ -94,17 +94,21 @@ impl DockerRuntime {
         let volume = spec.volume.volume;
         let disk = abilities.disk.then_some(spec.volume.disk_mib);
         match self.engine.look(volume, false).await? {
-            Some(seen) if seen.made == made(spec, &self.settings, disk) => return Ok(()),
+            Some(seen) if seen.made == made(spec, &self.settings, disk) => {
+                return self.note_held(volume, true);
+            }
             Some(_) => {
                 tracing::info!(session = %spec.session, "its container is made anew: what cannot be changed in one has changed");
                 self.keep_as_tag(volume).await?;
+                self.note_held(volume, false)?;
                 self.engine.remove(volume).await?;
             }
-            None => {}
+            None => self.not_lost(volume)?,
         }
         // Mounts are checked when a container is made, so their places must be there.
         self.ready_place(spec)?;
-        self.engine.create(volume, body(spec, &self.names, &self.settings, abilities, disk)).await
+        self.engine.create(volume, body(spec, &self.names, &self.settings, abilities, disk)).await?;
+        self.note_held(volume, true)
     }
 
     fn ready_place(&self, spec: &JailSpec) -> Result<Record> {
@@ -220,6 +224,7 @@ impl DockerRuntime {
     /// At the start, and once the engine is back: ends what was only half started, lets go on what stood still, and clears
     /// away directories of computers that are gone.
     pub(crate) async fn recover(&self) -> Result<()> {
+        Place::sweep(&self.settings).map_err(|e| local("clear up", e))?;
         for container in self.containers(None).await? {
             let _held = self.locks.hold(container.volume).await;
             let Some(seen) = self.engine.look(container.volume, false).await? else { continue };

@@ -20,6 +20,10 @@ pub const DOOR_DIR_INSIDE: &str = "/run/wharf/door";
 /// Where the host fetches its socket when it starts.
 pub const DOOR_INSIDE: &str = "/run/wharf/door/s";
 
+/// Directories on their way in and out: no jail has such a name.
+const FRESH: &str = "new";
+const GONE: &str = "gone";
+
 #[derive(Clone, Debug)]
 pub struct Place {
     pub jail: JailId,
@@ -61,8 +65,8 @@ impl Place {
     pub fn make(&self, record: &Record, settings: &Settings) -> io::Result<()> {
         self.wipe()?;
         // Under a name that is nobody's until it says whose it is.
-        let fresh = self.dir.with_extension("new");
-        let _ = std::fs::remove_dir_all(&fresh);
+        let fresh = self.dir.with_extension(FRESH);
+        remove(&fresh)?;
         std::fs::DirBuilder::new().mode(0o700).create(&fresh)?;
         write(&fresh, record)?;
         for (name, mode, owner) in
@@ -111,11 +115,26 @@ impl Place {
         serde_json::from_slice(&std::fs::read(self.dir.join(FOREIGN)).ok()?).ok()
     }
 
+    /// Out of sight first: the gateway binds its socket wherever it sees a jail's directory, and may be about to.
     pub fn wipe(&self) -> io::Result<()> {
-        match std::fs::remove_dir_all(&self.dir) {
+        let gone = self.dir.with_extension(GONE);
+        remove(&gone)?;
+        match std::fs::rename(&self.dir, &gone) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            Err(e) => Err(e),
+            Ok(()) => remove(&gone),
         }
+    }
+
+    /// What a process that died while it made or removed one left behind. Nobody else may be at work.
+    pub fn sweep(settings: &Settings) -> io::Result<()> {
+        for entry in std::fs::read_dir(settings.jails())?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == FRESH || e == GONE) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn running(&self, record: &Record) -> Running {
@@ -143,6 +162,18 @@ impl Place {
         }
         found
     }
+}
+
+/// Nothing to remove is success. Somebody who found it before it was out of sight may still put a file there: once.
+fn remove(dir: &Path) -> io::Result<()> {
+    for _ in 0..3 {
+        match std::fs::remove_dir_all(dir) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+    std::fs::remove_dir_all(dir)
 }
 
 /// Whole or not at all, whenever the process dies.

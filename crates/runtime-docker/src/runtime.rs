@@ -23,6 +23,8 @@ use crate::names::{Names, SESSION, VOLUME};
 use crate::place::{Place, check_length, local};
 use crate::settings::Settings;
 
+/// Below the state's directory: a file for each volume whose files are in its container, and not in what its tag names.
+const HELD: &str = "held";
 /// Longer than any program needs to end; a caller that wants more has lost count.
 const LONGEST_GRACE: Duration = Duration::from_secs(300);
 
@@ -74,7 +76,7 @@ impl DockerRuntime {
                 .create(path)
                 .map_err(|e| local(&format!("make {}", path.display()), e))
         };
-        make(&settings.state_dir, 0o700)?;
+        make(&settings.state_dir.join(HELD), 0o700)?;
         make(&settings.jails(), 0o750)?;
         // As the jailer does: the control plane looks in for computers that come and go, nobody else passes.
         std::fs::set_permissions(settings.jails(), std::fs::Permissions::from_mode(0o750))
@@ -99,6 +101,31 @@ impl DockerRuntime {
 
     pub(crate) fn fences(&self) -> MutexGuard<'_, Fences> {
         self.fences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self, volume: VolumeId) -> std::path::PathBuf {
+        self.settings.state_dir.join(HELD).join(volume.to_string())
+    }
+
+    /// Notes where a volume's files are: in its container, or in what its tag names.
+    pub(crate) fn note_held(&self, volume: VolumeId, held: bool) -> Result<()> {
+        let path = self.held(volume);
+        let noted = match (held, path.exists()) {
+            (true, false) => std::fs::File::create(&path).and_then(|file| file.sync_all()),
+            (false, true) => std::fs::remove_file(&path),
+            _ => return Ok(()),
+        };
+        noted.map_err(|e| local("note where the files are", e))
+    }
+
+    /// For a volume without a container: its tag names its files, unless they were in a container that somebody removed.
+    pub(crate) fn not_lost(&self, volume: VolumeId) -> Result<()> {
+        if self.held(volume).exists() {
+            return Err(Fault::Missing(format!(
+                "volume {volume}: its container, which held the files, was removed from the engine"
+            )));
+        }
+        Ok(())
     }
 
     pub(crate) fn place(&self, volume: VolumeId) -> Place {
@@ -180,6 +207,7 @@ impl SandboxRuntime for DockerRuntime {
             memory_limit: abilities.memory,
             pids_limit: abilities.pids,
             disk_limit: abilities.disk,
+            resizes_running: false,
             waives_disk_limit: self.settings.waive_disk_limit,
             cheap_snapshots: false,
             freeze: true,

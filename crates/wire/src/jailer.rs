@@ -11,7 +11,7 @@ use wharf_domain::quota::Resources;
 use wharf_domain::{JailId, Name, SessionId, SnapshotId, VolumeId};
 
 /// Raised when a frame changes meaning; the two sides refuse each other otherwise.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The largest request: the biggest one names a launch, well under a kilobyte.
 pub const MAX_REQUEST: usize = 64 * 1024;
 /// The largest reply: an inventory of some hundred thousand volumes.
@@ -114,6 +114,7 @@ pub struct Capabilities {
     pub memory_limit: bool,
     pub pids_limit: bool,
     pub disk_limit: bool,
+    pub resizes_running: bool,
     pub waives_disk_limit: bool,
     pub cheap_snapshots: bool,
     pub freeze: bool,

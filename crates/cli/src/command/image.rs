@@ -42,6 +42,9 @@ pub enum Command {
         /// This version (SHA-256 of its archive, as `get` shows it)
         #[arg(long, value_name = "SHA256")]
         digest: Option<String>,
+        /// The one this runtime holds (native, docker)
+        #[arg(long)]
+        runtime: Option<String>,
         #[command(flatten)]
         sure: Sure,
     },
@@ -74,14 +77,11 @@ impl Command {
                 bar.finish_and_clear();
                 ctx.out.made(&image?)
             }
-            Self::Delete { names, digest, sure } => {
-                let (space, digest) = (&space, digest.as_deref());
-                common::delete(
-                    &names,
-                    &sure,
-                    "image",
-                    |n| async move { space.delete_image(&n, digest).await },
-                )
+            Self::Delete { names, digest, runtime, sure } => {
+                let (space, digest, runtime) = (&space, digest.as_deref(), runtime.as_deref());
+                common::delete(&names, &sure, "image", |n| async move {
+                    space.delete_image(&n, digest, runtime).await
+                })
                 .await
             }
         }

@@ -116,10 +116,10 @@ impl SpaceApi {
             .await
     }
 
-    /// Deletes a version of an image: the newest when no digest is named.
-    pub async fn delete_image(&self, name: &str, digest: Option<&str>) -> Result<()> {
+    /// Deletes a version of an image: the newest when no digest is named, of one runtime when that is named.
+    pub async fn delete_image(&self, name: &str, digest: Option<&str>, runtime: Option<&str>) -> Result<()> {
         let call = self.client.call(Method::DELETE, ["spaces", &self.name, "images", name]);
-        call.query_opt("digest", digest).send_unit().await
+        call.query_opt("digest", digest).query_opt("runtime", runtime).send_unit().await
     }
 
     pub fn sessions(&self) -> Crud<api::Session, api::CreateSession, api::PatchSession> {

@@ -120,6 +120,7 @@ impl Jailer {
             memory_limit: self.cgroups.has("memory"),
             pids_limit: self.cgroups.has("pids"),
             disk_limit: self.pool.limits_disk(),
+            resizes_running: true,
             waives_disk_limit: self.settings.pool.waive_disk_limit,
             cheap_snapshots: self.pool.driver() == Driver::Btrfs,
             freeze: self.cgroups.can_freeze(),

@@ -12,8 +12,6 @@ use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::Running;
 use wharf_testkit::contract::Machine as _;
 
-use wharf_testkit::contract::Machine as _;
-
 use crate::harness::{ok, run};
 use crate::machine;
 

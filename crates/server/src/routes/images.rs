@@ -43,6 +43,9 @@ pub(crate) struct VersionQuery {
     /// This version; the newest when absent.
     #[param(pattern = "^[0-9a-f]{64}$")]
     digest: Option<String>,
+    /// The one this runtime holds.
+    #[param(pattern = "^(native|docker)$")]
+    runtime: Option<String>,
 }
 
 fn show(row: ImageRow) -> api::Image {
@@ -98,7 +101,10 @@ pub(crate) async fn get_image(
     Query(query): Query<VersionQuery>,
 ) -> Result<Json<api::Image>, Problem> {
     let mut scope = app.store.scope(&caller, &at.at.space).await?;
-    let permit = scope.images().permit(&at.image, query.digest.as_deref(), Verb::Get).await?;
+    let permit = scope
+        .images()
+        .permit(&at.image, query.digest.as_deref(), query.runtime.as_deref(), Verb::Get)
+        .await?;
     Ok(Json(show(permit.into_row())))
 }
 
@@ -114,15 +120,18 @@ pub(crate) async fn delete_image(
     Query(query): Query<VersionQuery>,
 ) -> Result<StatusCode, Problem> {
     let mut scope = app.store.scope(&caller, &at.at.space).await?;
-    let permit = scope.images().permit(&at.image, query.digest.as_deref(), Verb::Delete).await?;
-    let used = scope.images().used_by(&permit.row().image).await?;
+    let permit = scope
+        .images()
+        .permit(&at.image, query.digest.as_deref(), query.runtime.as_deref(), Verb::Delete)
+        .await?;
+    let used = scope.images().used_by(&permit.row().image, &permit.row().runtime).await?;
     if used > 0 {
         let detail =
             format!("{used} sessions or snapshots stand on this version of {}; delete them first", at.image);
         return Err(Error::new(Code::InUse, detail).into());
     }
     let row = permit.row();
-    let detail = json!({"digest": row.image.digest});
+    let detail = json!({"digest": row.image.digest, "runtime": row.runtime});
     scope.audit(Verb::Delete, Resource::Images, Some(row.id.uuid()), Some(row.image.name.as_str()), detail);
     // Recorded first: what the runtime then refuses was still asked for.
     scope.commit().await?;
@@ -144,7 +153,7 @@ pub(crate) struct ImportQuery {
 /// Import an image
 ///
 /// The body is a tar archive of a root filesystem, plain or compressed with gzip or zstd where the runtime takes that.
-/// Sessions made from now on start from it.
+/// Sessions made from now on start from it. It goes to the runtime that the settings name for it.
 #[utoipa::path(post, path = "/v1/spaces/{space}/images", tag = "images", params(ImportQuery),
     request_body(content((String = "application/octet-stream"), (String = "application/x-tar")), description = "The archive."),
     responses((status = 201, body = api::Image)))]
@@ -173,7 +182,8 @@ pub(crate) async fn import_image(
     let info = runtime.import_image(&query.name, archive).await.map_err(from_fault)?;
     sync(&app, &**runtime).await?;
     let mut scope = app.store.scope(&caller, &at.space).await?;
-    let row = scope.images().permit(&query.name, Some(&info.image.digest), Verb::Create).await?.into_row();
+    let (digest, runtime) = (Some(info.image.digest.as_str()), Some(runtime.name()));
+    let row = scope.images().permit(&query.name, digest, runtime, Verb::Create).await?.into_row();
     Ok((StatusCode::CREATED, Json(show(row))))
 }
 

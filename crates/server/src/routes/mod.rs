@@ -16,6 +16,7 @@ mod lineage;
 mod messages;
 mod packages;
 mod processes;
+mod promises;
 mod providers;
 mod role_bindings;
 mod roles;

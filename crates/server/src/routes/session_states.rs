@@ -11,7 +11,7 @@ use wharf_store::sessions::{Include, NewFork};
 use wharf_wire::api;
 
 use super::sessions::{Wait, WaitQuery, check_content, check_resources, settled};
-use super::view;
+use super::{promises, view};
 use crate::app::App;
 use crate::extract::{At, Auth, Halt, Json, KeyedOptional, Query, SessionPath};
 
@@ -127,6 +127,7 @@ pub(crate) async fn fork_session(
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
     }
+    promises::disk(&app, &parent.runtime, resources.unwrap_or(parent.resources).disk_mib).await?;
     let permit = scope.sessions().allow(body.name.as_ref()).await?;
     let fork = NewFork {
         name: body.name,

@@ -14,7 +14,7 @@ use wharf_store::sessions::{Include, NewSession, SessionFilter, SessionPatch, Se
 use wharf_store::{Permit, Scope, SpaceRef};
 use wharf_wire::api;
 
-use super::{session_agents, session_watch, view};
+use super::{promises, session_agents, session_watch, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
@@ -253,8 +253,12 @@ async fn new_session(
     let instructions =
         body.instructions.or_else(|| asks("instructions").and_then(|v| v.as_str().map(str::to_owned)));
     let image = image.unwrap_or_else(|| settings.default_image.clone());
-    let runtime = app.runtimes.name_for(&image).to_owned();
-    check_promises(app, &runtime, &resources).await?;
+    let runtime = match &from {
+        // Files are where they are: a fork with them runs there too.
+        Some((source, include)) if include.files => source.runtime().to_owned(),
+        _ => app.runtimes.name_for(&image).to_owned(),
+    };
+    promises::disk(app, &runtime, resources.disk_mib).await?;
     Ok(NewSession {
         name: body.name,
         image,
@@ -280,21 +284,6 @@ async fn new_session(
         metadata: body.metadata,
         from,
     })
-}
-
-/// Refuses what the runtime cannot keep. One that is away is not asked: the session waits for it.
-async fn check_promises(app: &App, runtime: &str, r: &wharf_domain::quota::Resources) -> Result<(), Error> {
-    let Ok(can) = app.runtimes.capabilities(runtime).await else { return Ok(()) };
-    if can.disk_limit || can.waives_disk_limit {
-        return Ok(());
-    }
-    let waive = if runtime == "native" { "jailer" } else { runtime };
-    let detail = format!(
-        "a disk limit of {} MiB cannot be kept by the runtime {runtime} on this machine (volumes: {}); have this image run \
-         elsewhere with the setting `runtimes`, or accept sessions without a disk limit with `{waive}.waive_disk_limit`",
-        r.disk_mib, can.volumes
-    );
-    Err(Error::new(Code::Unsupported, detail).field("resources.disk_mib"))
 }
 
 /// What no session of this installation may have more of.
@@ -385,6 +374,9 @@ pub(crate) async fn patch_session(
     let resources = body.resources.map(|r| r.over(permit.resources));
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
+        if resources.disk_mib != permit.resources.disk_mib {
+            promises::new_disk(&app, &permit, resources.disk_mib).await?;
+        }
     }
     let network =
         body.network.map(|n| view::network(&permit.network).map(|base| n.over(base))).transpose()?;

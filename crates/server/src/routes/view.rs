@@ -330,6 +330,7 @@ pub(super) fn snapshot(p: SnapshotRow) -> api::Snapshot {
         },
         state_reason: p.state_reason,
         seq: p.seq,
+        runtime: p.runtime,
         size_bytes: p.bytes,
         stall_micros: p.stall_micros,
         labels: p.labels,

@@ -76,6 +76,16 @@ pub enum Source {
     Snapshot(Box<SnapshotRow>),
 }
 
+impl Source {
+    /// Which runtime holds its files, and so runs a fork with them.
+    pub fn runtime(&self) -> &str {
+        match self {
+            Self::Session(row) => &row.runtime,
+            Self::Snapshot(row) => &row.runtime,
+        }
+    }
+}
+
 /// What of its source a fork gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Include {
@@ -273,7 +283,7 @@ impl Sessions<'_> {
                         seq: p.seq,
                     },
                     image: p.image.clone(),
-                    runtime: self.snapshot_runtime(p.id).await?,
+                    runtime: p.runtime.clone(),
                     setup_done: setup_done.unwrap_or(true),
                 })
             }
@@ -294,14 +304,6 @@ impl Sessions<'_> {
                 })
             }
         }
-    }
-
-    async fn snapshot_runtime(&mut self, id: SnapshotId) -> Result<String, Error> {
-        sqlx::query_scalar("select runtime from snapshots where id = $1")
-            .bind(id.uuid())
-            .fetch_one(self.0.tx()?)
-            .await
-            .or_domain()
     }
 
     async fn snapshot_for_fork(&mut self, p: &SessionRow) -> Result<SnapshotId, Error> {
@@ -360,29 +362,36 @@ impl Sessions<'_> {
     }
 
     async fn no_image(&mut self, asked: &Name, runtime: Option<&str>) -> Error {
-        let known: Result<Vec<String>, Error> = async {
-            sqlx::query_scalar(
-                "select distinct name from images where $1::text is null or runtime = $1 order by name limit 50",
-            )
-            .bind(runtime)
-                .fetch_all(self.0.tx()?)
-                .await
-                .or_domain()
-        }
-        .await;
+        let known = sqlx::query_as::<_, (String, String)>(
+            "select distinct name, runtime from images order by name, runtime limit 100",
+        )
+        .fetch_all(match self.0.tx() {
+            Ok(tx) => tx,
+            Err(e) => return e,
+        })
+        .await
+        .or_domain();
         match known {
             Err(e) => e,
-            Ok(known) => {
-                let advice = if known.is_empty() {
-                    "none is there yet: build or import one with `wharf image`".to_owned()
-                } else {
-                    format!("known images: {}", known.join(", "))
-                };
-                let place = runtime.map_or_else(String::new, |r| format!(" in the runtime {r}"));
-                Error::new(Code::InvalidReference, format!("there is no image {asked}{place}; {advice}"))
-                    .field("image")
-            }
+            Ok(known) => Error::new(Code::InvalidReference, absent(asked, runtime, &known)).field("image"),
         }
+    }
+}
+
+/// Why there is no such image, and which there are.
+fn absent(asked: &Name, runtime: Option<&str>, known: &[(String, String)]) -> String {
+    let here: Vec<&str> =
+        known.iter().filter(|(_, r)| runtime.is_none_or(|w| w == r)).map(|(name, _)| name.as_str()).collect();
+    let elsewhere = known.iter().find(|(name, _)| name == asked.as_str()).map(|(_, r)| r);
+    match (elsewhere, runtime) {
+        (Some(elsewhere), Some(runtime)) => format!(
+            "there is no image {asked} in the runtime {runtime}, where the settings have it run; {elsewhere} has one: \
+             build or import it anew with `wharf image`, or name {elsewhere} for it in the setting `runtimes`"
+        ),
+        _ if here.is_empty() => {
+            format!("there is no image {asked}; none is there yet: build or import one with `wharf image`")
+        }
+        _ => format!("there is no image {asked}; known images: {}", here.join(", ")),
     }
 }
 

@@ -33,19 +33,21 @@ impl Images<'_> {
         rows.iter().map(row::image_row).collect::<Result<_, _>>().or_domain()
     }
 
-    /// The newest version of that name, or the version given.
+    /// The newest version of that name, or the version given; of those one runtime holds, where one is named.
     pub async fn permit(
         &mut self,
         name: &Name,
         digest: Option<&str>,
+        runtime: Option<&str>,
         verb: Verb,
     ) -> Result<Permit<ImageRow>, Error> {
         let row = sqlx::query(
             "select id, name, digest, runtime, size_bytes, created_at from images
-             where name = $1 and ($2::text is null or digest = $2) order by created_at desc, id desc limit 1",
+             where name = $1 and ($2::text is null or digest = $2) and ($3::text is null or runtime = $3) order by created_at desc, id desc limit 1",
         )
         .bind(name.as_str())
         .bind(digest)
+        .bind(runtime)
         .fetch_optional(self.0.tx()?)
         .await
         .or_domain()?;
@@ -58,14 +60,15 @@ impl Images<'_> {
         self.0.allow_new::<ImageRow>(Some(name.as_str())).await
     }
 
-    /// Sessions and snapshots that stand on the version: not deleted, or not freed yet.
-    pub async fn used_by(&mut self, image: &ImageRef) -> Result<u64, Error> {
+    /// Sessions and snapshots of a runtime that stand on the version: not deleted, or not freed yet.
+    pub async fn used_by(&mut self, image: &ImageRef, runtime: &str) -> Result<u64, Error> {
         let n: i64 = sqlx::query_scalar(
-            "select (select count(*) from sessions where image_name = $1 and image_digest = $2 and gone_at is null)
-                  + (select count(*) from snapshots where image_name = $1 and image_digest = $2 and gone_at is null)",
+            "select (select count(*) from sessions where image_name = $1 and image_digest = $2 and runtime = $3 and gone_at is null)
+                  + (select count(*) from snapshots where image_name = $1 and image_digest = $2 and runtime = $3 and gone_at is null)",
         )
         .bind(image.name.as_str())
         .bind(&image.digest)
+        .bind(runtime)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;

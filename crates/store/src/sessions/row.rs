@@ -195,6 +195,8 @@ pub struct SnapshotRow {
     pub state: SnapshotState,
     pub state_reason: Option<String>,
     pub image: ImageRef,
+    /// Which runtime holds it.
+    pub runtime: String,
     pub disk_mib: u32,
     /// The last number of the session's log when it was asked for.
     pub seq: i64,
@@ -260,8 +262,8 @@ macro_rules! message_columns {
 
 macro_rules! snapshot_columns {
     () => {
-        "p.id, p.space_id, p.session_id, p.name, p.state, p.state_reason, p.image_name, p.image_digest, p.disk_mib, \
-         p.message_seq, p.bytes, p.stall_micros, p.labels, p.resource_version, p.created_at, p.updated_at"
+        "p.id, p.space_id, p.session_id, p.name, p.state, p.state_reason, p.image_name, p.image_digest, p.runtime, \
+         p.disk_mib, p.message_seq, p.bytes, p.stall_micros, p.labels, p.resource_version, p.created_at, p.updated_at"
     };
 }
 
@@ -409,6 +411,7 @@ pub(super) fn snapshot(row: &PgRow) -> Read<SnapshotRow> {
         },
         state_reason: row.try_get("state_reason")?,
         image: image(row)?,
+        runtime: row.try_get("runtime")?,
         disk_mib: small(row, "disk_mib")?,
         seq: row.try_get("message_seq")?,
         bytes: row.try_get::<Option<i64>, _>("bytes")?.map(|b| b.max(0) as u64),

@@ -6,14 +6,16 @@ use std::process::Command;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::installation::{Installation, SPACE, possible, processes};
+use crate::installation::{Installation, Runtime, SPACE, possible_on, processes};
+use crate::on_every_runtime;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_planted_secret_is_nowhere_but_in_its_reveal() {
-    if !possible() {
+on_every_runtime!(a_planted_secret_is_nowhere_but_in_its_reveal);
+
+async fn a_planted_secret_is_nowhere_but_in_its_reveal(runtime: Runtime) {
+    if !possible_on(runtime) {
         return;
     }
-    let mut wharf = Installation::start().await;
+    let mut wharf = Installation::start_on(runtime).await;
     // Put together here, so that this file and the test's own memory map do not hold it as one word.
     let secret = ["CANARY", "f3a9c1", "secret"].join("-");
     let password = ["CANARY", "77be02", "password"].join("-");
@@ -79,13 +81,17 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal() {
         .await;
     // Stopped, so that all of the pool and the database is on the disk.
     wharf.stop();
+    let volumes = match runtime {
+        Runtime::Native => "/jail/",
+        Runtime::Docker => "/engine/data/",
+    };
     let grep = |word: &str| {
         let found = Command::new("grep").args(["-rlaF", word]).arg(wharf.dir()).output().unwrap();
         String::from_utf8_lossy(&found.stdout).into_owned()
     };
     let seen = grep("CONTROL-5d1e");
     assert!(
-        seen.contains("/postgres/") && seen.contains("/jail/"),
+        seen.contains("/postgres/") && seen.contains(volumes),
         "what is written is found in {seen:?} only"
     );
     assert_eq!(grep("CANARY"), "", "files that hold it");

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{Installation, Part, SPACE, image_archive, possible};
+use crate::installation::{Installation, Outside, Part, Runtime, SPACE, image_archive, possible, possible_on};
+use crate::on_every_runtime;
 
 /// In front of a command: it knows no proxy.
 const BARE: &str = "env -u http_proxy -u https_proxy -u all_proxy -u HTTP_PROXY -u HTTPS_PROXY -u ALL_PROXY";
@@ -158,11 +159,12 @@ async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies() {
     wharf.finish();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_reached_but_by_the_gateways_leave() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+on_every_runtime!(nothing_is_reached_but_by_the_gateways_leave);
+
+async fn nothing_is_reached_but_by_the_gateways_leave(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
     let beyond = Beyond::start();
-    let mut wharf = Installation::start_with(&beyond.outside()).await;
+    let mut wharf = Installation::start_with(&Outside { runtime, ..beyond.outside() }).await;
     wharf.import(&archive, "base").await;
     let inner = TcpListener::bind("127.0.0.1:0").unwrap();
     inner.set_nonblocking(true).unwrap();

@@ -5,14 +5,46 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use wharf_testkit::docker::{self, Engine};
 
 pub const SPACE: &str = "lab";
 
+/// Where its sessions run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    #[default]
+    Native,
+    Docker,
+}
+
+/// Makes a test of a story on each runtime.
+#[macro_export]
+macro_rules! on_every_runtime {
+    ($story:ident) => {
+        mod $story {
+            use $crate::installation::Runtime;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn native() {
+                super::$story(Runtime::Native).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn docker() {
+                super::$story(Runtime::Docker).await;
+            }
+        }
+    };
+}
+
 pub struct Installation {
+    /// A Docker Engine of its own, where its sessions need one. Ends before its directory goes.
+    engine: Option<Mutex<Engine>>,
     dir: tempfile::TempDir,
     keeper: Option<Child>,
     pub address: String,
@@ -30,6 +62,15 @@ pub struct Outside {
     pub settings: String,
     /// Stands in place of `/etc/hosts` for its processes, unless empty.
     pub hosts: String,
+    pub runtime: Runtime,
+    /// More of `wharf.toml`, above its tables.
+    pub above: String,
+}
+
+impl From<Runtime> for Outside {
+    fn from(runtime: Runtime) -> Self {
+        Self { runtime, ..Self::default() }
+    }
 }
 
 /// One process of the installation.
@@ -37,6 +78,8 @@ pub struct Outside {
 pub enum Part {
     Keeper,
     Jailer,
+    /// Who speaks to Docker Engine.
+    Docker,
     Control,
     Postgres,
     /// The first process of a session's computer.
@@ -56,9 +99,18 @@ pub fn possible() -> bool {
     root
 }
 
+/// As [`possible`], for sessions on that runtime.
+pub fn possible_on(runtime: Runtime) -> bool {
+    possible() && (runtime == Runtime::Native || docker::missing().is_none())
+}
+
 impl Installation {
     pub async fn start() -> Self {
         Self::start_with(&Outside::default()).await
+    }
+
+    pub async fn start_on(runtime: Runtime) -> Self {
+        Self::start_with(&runtime.into()).await
     }
 
     pub async fn start_with(outside: &Outside) -> Self {
@@ -72,11 +124,21 @@ impl Installation {
         // The control plane runs as another user and must reach its own directories.
         open_up(dir.path());
         open_up(&data);
+        let (engine, above, tables) = match outside.runtime {
+            Runtime::Native => (None, "", "tiny = 1\n".to_owned()),
+            Runtime::Docker => {
+                let engine = Engine::start(&dir.path().join("engine"));
+                let socket = engine.socket().display().to_string();
+                let tables = format!("\n[docker]\nhost = \"{socket}\"\nwaive_disk_limit = true\n");
+                (Some(Mutex::new(engine)), "runtime = \"docker\"\n", tables)
+            }
+        };
         std::fs::write(
             data.join("wharf.toml"),
             format!(
-                "listen = \"{address}\"\n\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\nloop_size_mib = 1024\n\n\
-                 [warm]\nbase = 0\ntiny = 1\n\n[log]\nlevel = \"warn\"\n{}",
+                "listen = \"{address}\"\n{above}{}\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\n\
+                 loop_size_mib = 1024\n\n[log]\nlevel = \"warn\"\n\n[warm]\nbase = 0\n{tables}{}",
+                outside.above,
                 1_100_000_000 + u64::from(number % 1000) * 1_000_000,
                 outside.settings,
             ),
@@ -89,6 +151,7 @@ impl Installation {
         }
         wharf_client::client::crypto();
         let mut this = Self {
+            engine,
             dir,
             keeper: None,
             address,
@@ -107,7 +170,11 @@ impl Installation {
         self.dir.path()
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.engine.as_ref().unwrap().lock().unwrap()
+    }
+
+    pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
@@ -293,19 +360,44 @@ impl Installation {
         let processes = processes();
         let mut parts = vec![(Part::Keeper, keeper)];
         for (&pid, process) in &processes {
-            if process.cgroup.contains(&self.prefix) {
-                if process.init {
-                    parts.push((Part::Host, pid));
-                } else {
-                    parts.push((Part::Inside, pid));
-                }
+            if let Some(init) = self.inside(&processes, pid) {
+                parts.push((if init { Part::Host } else { Part::Inside }, pid));
             } else if process.parent == keeper {
-                parts.push((if process.uid == 0 { Part::Jailer } else { Part::Control }, pid));
+                let part = match process.uid {
+                    0 if process.command.contains("docker-runtime") => Part::Docker,
+                    0 => Part::Jailer,
+                    _ => Part::Control,
+                };
+                parts.push((part, pid));
             } else if process.name == "postgres" && descends(&processes, pid, keeper) {
                 parts.push((Part::Postgres, pid));
             }
         }
         parts
+    }
+
+    /// Whether a process of a session is its first one; `None` for one of no session.
+    fn inside(&self, processes: &BTreeMap<u32, Process>, pid: u32) -> Option<bool> {
+        let process = &processes[&pid];
+        if process.cgroup.contains(&self.prefix) {
+            return Some(process.init);
+        }
+        // A container's first process is the child of a shim that was told the engine's directory.
+        let engine = format!("{}/engine/", self.dir.path().display());
+        let of_shim =
+            |p: &Process| processes.get(&p.parent).is_some_and(|shim| shim.command.contains(&engine));
+        let first = |p: &Process| p.init && !p.command.contains(&engine) && of_shim(p);
+        if first(process) {
+            return Some(true);
+        }
+        let mut above = processes.get(&process.parent);
+        while let Some(p) = above {
+            if first(p) {
+                return Some(false);
+            }
+            above = processes.get(&p.parent);
+        }
+        None
     }
 
     /// Waits for the keeper, which the test has killed, and for what the kernel then ends.
@@ -343,9 +435,10 @@ impl Installation {
     pub fn finish(mut self) {
         self.stop();
         let data = self.data().display().to_string();
-        let left: Vec<_> = processes()
-            .into_iter()
-            .filter(|(_, p)| p.cgroup.contains(&self.prefix) || p.command.contains(&data))
+        let all = processes();
+        let left: Vec<_> = all
+            .iter()
+            .filter(|(pid, p)| self.inside(&all, **pid).is_some() || p.command.contains(&data))
             .collect();
         assert!(left.is_empty(), "processes left behind: {left:?}");
         let jails = format!("*{}/*", self.prefix);
@@ -364,6 +457,10 @@ impl Drop for Installation {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of wharf up ---\n{}", tail(&self.log()));
+            if let Some(engine) = &self.engine {
+                let engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
+                eprintln!("--- log of dockerd ---\n{}", tail(&engine.log()));
+            }
         }
         self.stop();
     }

@@ -7,6 +7,7 @@ mod canary;
 mod cli;
 mod crash;
 mod desktop;
+mod docker;
 mod egress;
 mod installation;
 mod models;

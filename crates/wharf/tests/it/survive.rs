@@ -5,14 +5,16 @@ use std::process::Command;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::installation::{Installation, SPACE, possible};
+use crate::installation::{Installation, Runtime, SPACE, possible_on};
+use crate::on_every_runtime;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_is_there_after_everything_was_killed() {
-    if !possible() {
+on_every_runtime!(everything_is_there_after_everything_was_killed);
+
+async fn everything_is_there_after_everything_was_killed(runtime: Runtime) {
+    if !possible_on(runtime) {
         return;
     }
-    let mut wharf = Installation::start().await;
+    let mut wharf = Installation::start_on(runtime).await;
     let sessions = format!("/v1/spaces/{SPACE}/sessions");
     for name in ["open", "shut"] {
         wharf.post(&format!("{sessions}?wait=ready"), json!({ "name": name, "image": "tiny" })).await;

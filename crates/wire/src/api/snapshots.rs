@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub state_reason: Option<String>,
     /// Where the session's log stood.
     pub seq: i64,
+    /// Which runtime holds it, and so runs its forks.
+    pub runtime: String,
     /// Bytes written beyond the image; null until it is taken.
     pub size_bytes: Option<u64>,
     /// How long a running session stood still; null until it is taken.

@@ -45,6 +45,10 @@ impl Docker {
         Ok(this)
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new("docker");
         c.arg("-H").arg(format!("unix://{}", self.dir.join("sock").display())).args(args);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::http::Http;
 use super::report::{Quantiles, Row, Samples};
 use super::sessions::{delete, first_output, make};
 use super::wharf::{SPACE, Wharf};
@@ -18,19 +19,10 @@ const TIMES: usize = 9;
 pub async fn rows(wharf: &Wharf, dir: &Path, mib: u64) -> Result<Vec<Row>> {
     let mut http = wharf.http().await?;
     make(&mut http, "parent").await?;
-    let small = forks(wharf, "parent").await?;
-    // A tenth in small files, the rest in one: what a checkout with its data looks like.
-    let files = mib * 1024 / 10 / 50;
-    let fill = format!(
-        "set -e; mkdir -p data; head -c {}M /dev/urandom > data/big; for i in $(seq {files}); do \
-         head -c 50K /dev/urandom > data/$i; done; sync",
-        mib * 9 / 10
-    );
-    let out = http
-        .post(&format!("{SPACE}/sessions/parent/exec"), json!({ "command": fill, "timeout_seconds": 300 }))
-        .await?;
-    ensure!(out["exit_code"] == 0, "filling the parent failed: {out}");
-    let large = forks(wharf, "parent").await?;
+    let small = forks(wharf, "parent", TIMES).await?;
+    let files = small_files(mib);
+    fill(&mut http, mib).await?;
+    let large = forks(wharf, "parent", TIMES).await?;
     let copies = copies(dir, mib, files)?;
     let stalls = stalls(wharf).await?;
     delete(&mut http, "parent").await?;
@@ -54,10 +46,48 @@ pub async fn rows(wharf: &Wharf, dir: &Path, mib: u64) -> Result<Vec<Row>> {
     ])
 }
 
-async fn forks(wharf: &Wharf, parent: &str) -> Result<Samples> {
+/// The same with sessions on Docker Engine, which copies what was written.
+pub async fn on_docker(wharf: &Wharf, mib: u64) -> Result<Vec<Row>> {
+    const FEW: usize = 3;
+    let mut http = wharf.http().await?;
+    make(&mut http, "parent").await?;
+    let small = forks(wharf, "parent", TIMES).await?;
+    fill(&mut http, mib).await?;
+    let large = forks(wharf, "parent", FEW).await?;
+    delete(&mut http, "parent").await?;
+    Ok(vec![
+        Row::figure(
+            "on the Docker runtime: fork of an empty running session → ready",
+            "ms",
+            small.quantiles()?,
+        ),
+        Row::figure(&format!("on the Docker runtime: fork with {mib} MiB → ready"), "ms", large.quantiles()?),
+    ])
+}
+
+/// A tenth in small files, the rest in one: what a checkout with its data looks like.
+fn small_files(mib: u64) -> u64 {
+    mib * 1024 / 10 / 50
+}
+
+async fn fill(http: &mut Http, mib: u64) -> Result<()> {
+    let files = small_files(mib);
+    let fill = format!(
+        "set -e; mkdir -p data; head -c {}M /dev/urandom > data/big; for i in $(seq {files}); do \
+         head -c 50K /dev/urandom > data/$i; done; sync",
+        mib * 9 / 10
+    );
+    let out = http
+        .post(&format!("{SPACE}/sessions/parent/exec"), json!({ "command": fill, "timeout_seconds": 300 }))
+        .await?;
+    ensure!(out["exit_code"] == 0, "filling the parent failed: {out}");
+    Ok(())
+}
+
+async fn forks(wharf: &Wharf, parent: &str, times: usize) -> Result<Samples> {
     let mut http = wharf.http().await?;
     let mut samples = Samples::default();
-    for i in 0..TIMES {
+    for i in 0..times {
         let name = format!("fork-{i}");
         let since = Instant::now();
         let made =

@@ -84,6 +84,12 @@ impl Row {
         })
     }
 
+    /// Beside a peer, without a bar.
+    pub fn beside(row: &str, ours: &Samples, peer_name: &str, peer: &Samples) -> Result<Self> {
+        let row = Self::against(row, ours, peer_name, peer, f64::INFINITY, None)?;
+        Ok(Self { bar: "–".to_owned(), met: None, ..row })
+    }
+
     pub fn at_most(row: &str, unit: &'static str, ours: Quantiles, most: f64) -> Self {
         Self {
             name: row.to_owned(),

@@ -15,6 +15,7 @@ use super::{SessionsArgs, density, fork, turns};
 const CREATE: &str = "create → first output, warm";
 const COLD: &str = "create → first output, cold";
 const EXEC: &str = "exec `true` over HTTP";
+const ON_DOCKER: &str = "on the Docker runtime";
 const RESTORE: &str = "restore a closed session → first output";
 
 pub async fn run(args: SessionsArgs) -> Result<()> {
@@ -55,10 +56,12 @@ pub async fn run(args: SessionsArgs) -> Result<()> {
         rows.push(Row::against(CREATE, &ours, "docker run", &peer, 1.0 / 20.0, Some(5.0 + one))?);
     }
     if wants(EXEC) {
-        rows.push(exec(&wharf, &docker, args.samples).await?);
+        let (ours, peer) = exec(&wharf, &docker, args.samples).await?;
+        rows.push(Row::against(EXEC, &ours, "docker exec", &peer, 1.0 / 20.0, None)?);
     }
     if wants(RESTORE) {
-        rows.push(restore(&wharf, &docker, args.samples, one).await?);
+        let (ours, peer) = restore(&wharf, &docker, args.samples).await?;
+        rows.push(Row::against(RESTORE, &ours, "docker start + exec", &peer, 1.0 / 10.0, Some(15.0 + one))?);
     }
     if wants(fork::ROW) {
         rows.extend(fork::rows(&wharf, &dir, args.fork_mib).await?);
@@ -70,7 +73,34 @@ pub async fn run(args: SessionsArgs) -> Result<()> {
         rows.extend(density::rows(&wharf, args.density).await?);
     }
     wharf.stop().await?;
+    if wants(ON_DOCKER) {
+        rows.extend(on_docker(&dir.join("on-docker"), &archive, &docker, &args).await?);
+    }
     finish("sessions", &rows)
+}
+
+/// The same requests with sessions on the engine the peer runs on: what Wharf adds to it, and what the native runtime saves.
+/// Figures, no bars: the engine's time is not ours.
+async fn on_docker(dir: &Path, archive: &Path, docker: &Docker, args: &SessionsArgs) -> Result<Vec<Row>> {
+    let wharf = Wharf::on_docker(dir, &docker.socket()).await?;
+    wharf.furnish(archive).await?;
+    // An engine takes a good part of a second for each.
+    let samples = args.samples.div_ceil(3);
+    let mut rows = Vec::new();
+    let (ours, peer) = create(&wharf, docker, samples, Duration::ZERO).await?;
+    rows.push(Row::beside(&format!("{ON_DOCKER}: create → first output"), &ours, "docker run", &peer)?);
+    let (ours, peer) = exec(&wharf, docker, samples).await?;
+    rows.push(Row::beside(&format!("{ON_DOCKER}: exec `true` over HTTP"), &ours, "docker exec", &peer)?);
+    let (ours, peer) = restore(&wharf, docker, samples).await?;
+    rows.push(Row::beside(
+        &format!("{ON_DOCKER}: restore → first output"),
+        &ours,
+        "docker start + exec",
+        &peer,
+    )?);
+    rows.extend(fork::on_docker(&wharf, args.fork_mib).await?);
+    wharf.stop().await?;
+    Ok(rows)
 }
 
 /// Built by `wharf image build base`, wherever a demo or an installation left it.
@@ -137,7 +167,7 @@ fn docker_up(docker: &Docker) -> Result<String> {
     docker.run(&run)
 }
 
-async fn exec(wharf: &Wharf, docker: &Docker, samples: usize) -> Result<Row> {
+async fn exec(wharf: &Wharf, docker: &Docker, samples: usize) -> Result<(Samples, Samples)> {
     let mut http = wharf.http().await?;
     make(&mut http, "exec").await?;
     let container = docker_up(docker)?;
@@ -155,10 +185,10 @@ async fn exec(wharf: &Wharf, docker: &Docker, samples: usize) -> Result<Row> {
     }
     delete(&mut http, "exec").await?;
     docker.run(&["rm", "-f", &container])?;
-    Row::against(EXEC, &ours, "docker exec", &peer, 1.0 / 20.0, None)
+    Ok((ours, peer))
 }
 
-async fn restore(wharf: &Wharf, docker: &Docker, samples: usize, fsync_ms: f64) -> Result<Row> {
+async fn restore(wharf: &Wharf, docker: &Docker, samples: usize) -> Result<(Samples, Samples)> {
     let mut http = wharf.http().await?;
     make(&mut http, "restore").await?;
     let container = docker_up(docker)?;
@@ -180,7 +210,7 @@ async fn restore(wharf: &Wharf, docker: &Docker, samples: usize, fsync_ms: f64) 
     }
     delete(&mut http, "restore").await?;
     docker.run(&["rm", "-f", &container])?;
-    Row::against(RESTORE, &ours, "docker start + exec", &peer, 1.0 / 10.0, Some(15.0 + fsync_ms))
+    Ok((ours, peer))
 }
 
 async fn until_closed(http: &mut Http, name: &str) -> Result<()> {

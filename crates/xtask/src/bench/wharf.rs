@@ -21,10 +21,23 @@ pub const SPACE: &str = "/v1/spaces/bench";
 impl Wharf {
     /// Starts it with `warm` computers of the base image standing ready.
     pub async fn start(dir: &Path, warm: u32) -> Result<Self> {
+        Self::configured(dir, &format!("[warm]\nbase = {warm}\n")).await
+    }
+
+    /// Starts it with sessions on the Docker Engine of that socket.
+    pub async fn on_docker(dir: &Path, socket: &Path) -> Result<Self> {
+        let config = format!(
+            "runtime = \"docker\"\n[warm]\nbase = 0\n[docker]\nhost = \"{}\"\nwaive_disk_limit = true\n",
+            socket.display()
+        );
+        Self::configured(dir, &config).await
+    }
+
+    async fn configured(dir: &Path, settings: &str) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         let config = dir.join("bench.toml");
-        std::fs::write(&config, format!("[warm]\nbase = {warm}\n"))?;
+        std::fs::write(&config, settings)?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("wharf.log"))?;
