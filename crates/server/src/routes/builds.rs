@@ -162,8 +162,11 @@ pub(crate) async fn begin(
     }
     sessions::check_resources(app, &resources)?;
     let image = asked.image.or(defaults.image).unwrap_or_else(|| settings.default_image.clone());
+    let runtime = app.runtimes.name_for(&image).to_owned();
+    promises::disk(app, &runtime, resources.disk_mib).await?;
     let new = NewSession {
         resources,
+        runtime: Some(runtime),
         network: asked.network,
         // It ends with its build.
         idle_timeout_seconds: 0,

@@ -127,11 +127,18 @@ async fn a_session_on_docker_lives_as_any_other() {
         assert!(asked.contains(&format!("\"{session}\"")), "{session}: {asked}");
     }
 
+    // Without root inside there is no way to it, and the way out is the same.
+    create(&wharf, json!({ "name": "tight", "image": "tiny", "allow_root": false })).await;
+    let asked = said(&wharf, "tight", "grep NoNewPrivs /proc/1/status; wget -q -O - http://gateway/").await;
+    assert!(asked.starts_with("NoNewPrivs:\t1") && asked.contains("\"tight\""), "{asked}");
+    let root = json!({ "argv": ["id"], "user": "root" });
+    assert!(!refused(&wharf, &at("tight", "exec"), root).await.is_empty());
+
     // An image in use stays; what is deleted leaves nothing.
     let (status, _) = wharf.call(Method::DELETE, "/v1/spaces/lab/images/tiny", None, None).await.unwrap();
     assert_eq!(status, 409);
     let snapshot = at("one", &format!("snapshots/{}", snapshot["id"].as_str().unwrap()));
-    let sessions = ["one", "two", "three"].map(|name| format!("{SESSIONS}/{name}"));
+    let sessions = ["one", "two", "three", "tight"].map(|name| format!("{SESSIONS}/{name}"));
     for path in [&snapshot].into_iter().chain(&sessions) {
         let (status, said) = wharf.call(Method::DELETE, path, None, None).await.unwrap();
         assert!(status.is_success(), "{path}: {status} {said}");

@@ -189,6 +189,20 @@ async fn nothing_is_reached_but_by_the_gateways_leave(runtime: Runtime) {
         let said = wharf.post(&format!("/v1/spaces/{SPACE}/sessions/one/messages?wait=done"), said).await;
         assert_eq!(said["replies"][0]["content"][0]["text"], "http://127.0.0.1:3128\n", "{said}");
 
+        // With a connection the gateway speaks for the host, under the certificate of the space, which the session trusts. The
+        // host's own is nobody's: what comes then is the gateway's word for that.
+        let secret = format!("curl -sS -o /dev/null -w %{{http_code}} https://files.test:{}/", beyond.secure);
+        let (code, text) = session.run(&secret).await;
+        assert_eq!(code, 60, "{text}");
+        wharf.post("/v1/spaces/lab/secrets", json!({ "name": "key", "value": "let-me-in" })).await;
+        let host = format!("files.test:{}", beyond.secure);
+        let rule = json!({ "name": "key", "match": { "host": host }, "inject": { "header": "x-key", "secret": "key" } });
+        wharf.post("/v1/spaces/lab/connections", rule).await;
+        let since = Instant::now();
+        while session.run(&secret).await != (0, "502".to_owned()) {
+            assert!(since.elapsed() < Duration::from_secs(10), "{:?}", session.run(&secret).await);
+        }
+
         assert!(session.ok(&get(&format!("http://files.test:{plain}/echo"))).await.contains("\"GET\""));
         assert_eq!(session.ok("getent hosts files.test | cut -d' ' -f1").await, "198.18.0.2");
         let bare = format!("{BARE} {}", get(&format!("http://198.18.0.2:{plain}/echo")));
