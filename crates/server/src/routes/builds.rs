@@ -22,7 +22,7 @@ use wharf_store::{Caller, PageRequest, Permit};
 use wharf_wire::api;
 
 use super::packages::AgentPath;
-use super::{sessions, view};
+use super::{promises, sessions, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
