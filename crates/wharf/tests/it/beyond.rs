@@ -92,6 +92,7 @@ impl Beyond {
             ),
             hosts: "127.0.0.1 localhost files.test denied.test inner.test\n10.1.2.3 rebound.test\n"
                 .to_owned(),
+            ..Outside::default()
         }
     }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{Installation, Outside, Part, Runtime, SPACE, image_archive, possible, possible_on};
+use crate::installation::{
+    Installation, Outside, Part, Runtime, SPACE, image_archive, possible, possible_on,
+};
 use crate::on_every_runtime;
 
 /// In front of a command: it knows no proxy.

@@ -22,6 +22,16 @@ pub enum Runtime {
     Docker,
 }
 
+impl Runtime {
+    /// Below an installation's directory, where its sessions' files are.
+    pub fn files(self) -> &'static str {
+        match self {
+            Self::Native => "/jail/",
+            Self::Docker => "/engine/data/",
+        }
+    }
+}
+
 /// Makes a test of a story on each runtime.
 #[macro_export]
 macro_rules! on_every_runtime {

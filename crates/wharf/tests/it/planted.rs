@@ -10,7 +10,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{Installation, Part, SPACE, image_archive, possible};
+use crate::installation::{Installation, Outside, Part, Runtime, SPACE, image_archive, possible_on};
+use crate::on_every_runtime;
 
 /// Uses every way a credential goes out, keeps what came back, and stays.
 const HOLDER: &str = r#"
@@ -56,14 +57,15 @@ fn sha256(text: &str) -> String {
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_session_uses_it_does_not_hold() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+on_every_runtime!(what_a_session_uses_it_does_not_hold);
+
+async fn what_a_session_uses_it_does_not_hold(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
     // Put together here, so that nothing else on the machine holds them as one word.
     let planted = ["key", "git", "api"].map(|of| ["PLANTED", "9e41", of, "c0ffee"].join("-"));
     let [key, git, api] = &planted;
     let beyond = Beyond::knowing(git);
-    let mut outside = beyond.outside();
+    let mut outside = Outside { runtime, ..beyond.outside() };
     writeln!(outside.settings, "ca_file = \"{}\"", beyond.authority().display()).unwrap();
     let mut wharf = Installation::start_with(&outside).await;
     wharf.import(&archive, "base").await;
@@ -152,7 +154,7 @@ async fn what_a_session_uses_it_does_not_hold() {
         let found = Command::new("grep").args(["-rlaF", word]).arg(wharf.dir()).output().unwrap();
         String::from_utf8_lossy(&found.stdout).into_owned()
     };
-    assert!(grep(control).contains("/jail/"), "what the session wrote is not found");
+    assert!(grep(control).contains(runtime.files()), "what the session wrote is not found");
     for word in &words {
         assert_eq!(grep(word), "", "files that hold {word}");
     }
