@@ -162,7 +162,7 @@ async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
             "kind = \"python\"\nentry = \"berths:answer\"\nenv = {{ MARK = {mark:?} }}\n[build]\ncommands = [\n\
              \"python3 -m venv .venv\",\n\
              \".venv/bin/pip install -q --disable-pip-version-check --retries 0 --index-url http://files.test:{plain}/simple --trusted-host files.test -r requirements.txt\",\n\
-             \"cat $XDG_CACHE_HOME/mark || echo cold; echo warm > $XDG_CACHE_HOME/mark\",\n]\negress = {egress}\n"
+             \"cat $XDG_CACHE_HOME/mark 2>/dev/null || echo cold; echo warm > $XDG_CACHE_HOME/mark\",\n]\negress = {egress}\n"
         )
     };
     let allowed = format!("[\"files.test:{plain}\"]");
