@@ -298,6 +298,8 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// How clients outside reach this; the address listened on when not set.
     pub public_url: Option<String>,
+    /// Host names of ports inside sessions: `https://*.ports.example.com`; none when not set.
+    pub port_hosts: Option<String>,
     /// A PostgreSQL of one's own; a private one is run in the data directory when not set.
     pub database_url: Option<Secret>,
     /// The same, from the first line of a file.
@@ -331,6 +333,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
             metrics_listen: None,
             public_url: None,
+            port_hosts: None,
             database_url: None,
             database_url_file: None,
             user: "wharf".into(),
@@ -422,6 +425,11 @@ impl Settings {
                 .and_then(|exe| exe.parent().map(|dir| dir.join("wharf-host")))
                 .unwrap_or_else(|| Path::new("wharf-host").to_owned())
         })
+    }
+
+    /// Host names of ports; loading has refused what is none.
+    pub fn port_hosts(&self) -> Option<wharf_domain::port_host::PortHosts> {
+        self.port_hosts.as_ref().and_then(|text| text.parse().ok())
     }
 
     /// The address clients are told.

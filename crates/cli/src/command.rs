@@ -12,6 +12,7 @@ pub mod connection;
 pub mod context;
 pub mod image;
 pub mod provider;
+pub mod published;
 pub mod role;
 pub mod secret;
 pub mod service_account;
@@ -41,6 +42,9 @@ pub enum Command {
     /// Sessions: an agent's computer each
     #[command(subcommand, visible_alias = "s")]
     Session(Box<session::Command>),
+    /// Published copies of files, and links to them
+    #[command(subcommand)]
+    Published(published::Command),
     /// Secrets of a space
     #[command(subcommand)]
     Secret(secret::Command),
@@ -94,6 +98,7 @@ impl Command {
             Self::Context(c) => c.run(ctx),
             Self::Space(c) => c.run(ctx).await,
             Self::Session(c) => c.run(ctx).await,
+            Self::Published(c) => c.run(ctx).await,
             Self::Secret(c) => c.run(ctx).await,
             Self::Provider(c) => c.run(ctx).await,
             Self::Agent(c) => c.run(ctx).await,

@@ -119,6 +119,10 @@ pub fn connections() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.connections().list()))
 }
 
+pub fn published() -> ArgValueCompleter {
+    live(|ctx| Ok(ctx.space()?.published().list()))
+}
+
 pub fn images() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.images().list()))
 }

@@ -119,7 +119,7 @@ fn problem_code(code: Option<Code>, status: u16) -> u8 {
             | Code::LeaseLost
             | Code::PreconditionFailed,
         ) => CONFLICT,
-        Some(Code::RateLimited | Code::Unavailable | Code::Timeout) => UNAVAILABLE,
+        Some(Code::RateLimited | Code::BadGateway | Code::Unavailable | Code::Timeout) => UNAVAILABLE,
         Some(Code::QuotaExceeded | Code::Unsupported | Code::Internal) => FAILED,
         None => match status {
             400..=499 => USAGE,

@@ -107,6 +107,51 @@ impl Show for api::Connection {
     }
 }
 
+impl Show for api::ListeningPort {
+    const HEAD: &'static [&'static str] = &["PORT", "ADDRESS", "USER", "PATH", "URL"];
+    fn row(&self, _: Time) -> Vec<Cell> {
+        let user = match self.uid {
+            0 => "root".to_owned(),
+            1000 => "agent".to_owned(),
+            other => other.to_string(),
+        };
+        vec![
+            Cell::new(self.port),
+            Cell::new(&self.address),
+            Cell::new(user),
+            Cell::new(&self.path),
+            Cell::opt(self.url.as_ref()),
+        ]
+    }
+    fn name(&self) -> String {
+        self.port.to_string()
+    }
+}
+
+impl Show for api::Published {
+    const HEAD: &'static [&'static str] =
+        &["NAME", "SESSION", "PATHS", "READ BY", "FILES", "SIZE", "EXPIRES", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let readers = match self.visibility {
+            api::Visibility::Link => Cell::new("link"),
+            api::Visibility::Public => Cell::styled("everybody", Style::Busy),
+        };
+        vec![
+            Cell::new(&self.name),
+            Cell::new(&self.session_name),
+            Cell::new(self.paths.join(",")),
+            readers,
+            Cell::new(self.files),
+            Cell::new(bytes(self.size_bytes)),
+            Cell::opt(self.expires_at),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
 impl Show for api::EgressLine {
     const HEAD: &'static [&'static str] =
         &["AT", "DECISION", "HOST", "METHOD", "STATUS", "SENT", "RECEIVED", "TOOK", "CONNECTION", "REASON"];

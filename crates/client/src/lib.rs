@@ -21,6 +21,7 @@ pub mod page;
 pub mod sse;
 pub mod stream;
 pub mod terminal;
+pub mod tunnel;
 
 pub use api::{Crud, FileTarget, ScreenshotOptions, SessionApi, SpaceApi};
 pub use call::Call;
@@ -32,3 +33,4 @@ pub use reqwest::{Body, Method, Response, StatusCode, header};
 pub use sse::Frame;
 pub use stream::EventStream;
 pub use terminal::{Terminal, TerminalEvent};
+pub use tunnel::{Tunnel, TunnelReader, TunnelWriter};

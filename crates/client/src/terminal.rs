@@ -41,7 +41,31 @@ pub enum TerminalEvent {
     Exit { code: Option<i32>, signal: Option<i32> },
 }
 
-type Socket = WebSocketStream<reqwest::Upgraded>;
+pub(crate) type Socket = WebSocketStream<reqwest::Upgraded>;
+
+/// Makes a call a WebSocket.
+pub(crate) async fn websocket(call: Call) -> Result<(url::Url, Socket)> {
+    let address = call.url().clone();
+    let key = generate_key();
+    let answer = call
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", &key)
+        .limit(None)
+        .send()
+        .await?;
+    let accepted = answer.headers().get("sec-websocket-accept").and_then(|v| v.to_str().ok());
+    if answer.status() != reqwest::StatusCode::SWITCHING_PROTOCOLS
+        || accepted != Some(derive_accept_key(key.as_bytes()).as_str())
+    {
+        return Err(Error::Protocol { url: shown(&address), reason: "it did not open a WebSocket".into() });
+    }
+    let upgraded =
+        answer.upgrade().await.map_err(|e| Error::Broken { url: shown(&address), reason: e.to_string() })?;
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    Ok((address, socket))
+}
 
 /// The reading half.
 pub struct Terminal {
@@ -58,30 +82,7 @@ pub struct Keys {
 
 impl Terminal {
     pub(crate) async fn open(call: Call) -> Result<Self> {
-        let address = call.url().clone();
-        let key = generate_key();
-        let answer = call
-            .header("connection", "Upgrade")
-            .header("upgrade", "websocket")
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-key", &key)
-            .limit(None)
-            .send()
-            .await?;
-        let accepted = answer.headers().get("sec-websocket-accept").and_then(|v| v.to_str().ok());
-        if answer.status() != reqwest::StatusCode::SWITCHING_PROTOCOLS
-            || accepted != Some(derive_accept_key(key.as_bytes()).as_str())
-        {
-            return Err(Error::Protocol {
-                url: shown(&address),
-                reason: "it did not open a WebSocket".into(),
-            });
-        }
-        let upgraded = answer
-            .upgrade()
-            .await
-            .map_err(|e| Error::Broken { url: shown(&address), reason: e.to_string() })?;
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+        let (address, socket) = websocket(call).await?;
         let (outgoing, incoming) = socket.split();
         let keys = Some(Keys { address: address.clone(), outgoing });
         Ok(Self { address, incoming, keys })
@@ -142,6 +143,6 @@ impl Keys {
     }
 }
 
-fn broken(address: &url::Url, error: &tokio_tungstenite::tungstenite::Error) -> Error {
+pub(crate) fn broken(address: &url::Url, error: &tokio_tungstenite::tungstenite::Error) -> Error {
     Error::Broken { url: shown(address), reason: error.to_string() }
 }

@@ -87,6 +87,8 @@ codes! {
     RateLimited = "rate_limited", 429, true;
     /// Something broke inside; the request id finds it in the log.
     Internal = "internal", 500, false;
+    /// What runs in the session did not answer as a server does.
+    BadGateway = "bad_gateway", 502, true;
     /// A dependency is away for the moment.
     Unavailable = "unavailable", 503, true;
     /// It took longer than its limit.

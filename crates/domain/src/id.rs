@@ -64,6 +64,8 @@ ids! {
     SnapshotId,
     AgentId,
     BuildId,
+    /// An immutable copy of files that outlives their session.
+    PublishedId,
     /// A process with the operator role; leases name it.
     OperatorId,
     /// One running (or warm) sandbox. A session gets a new one with every start from the native runtime, the same one

@@ -58,6 +58,30 @@ pub const MODEL_REQUESTS_OPEN: usize = 32;
 pub const MODEL_REQUESTS_BYTES: usize = 64 * 1024 * 1024;
 /// How often the gateway may try a request to a model provider again.
 pub const MODEL_RETRIES: u8 = 10;
+/// Requests and connections to the ports of one session at a time, on one server.
+pub const PORT_CONNECTIONS: usize = 128;
+/// Bytes of the head of a request to a port, and of its answer.
+pub const PORT_HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of the body of a request to a port.
+pub const PORT_BODY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Seconds a program in a session has to begin its answer.
+pub const PORT_ANSWER_SECONDS: u64 = 300;
+/// Seconds for which nothing may be said on a connection to a port.
+pub const PORT_IDLE_SECONDS: u64 = 3600;
+/// Seconds a link to a port is valid, when the caller does not say.
+pub const PORT_LINK_SECONDS: u32 = 3600;
+/// Seconds a link to a port is valid at the most.
+pub const PORT_LINK_MAX_SECONDS: u32 = 86_400;
+/// Files of one published copy.
+pub const PUBLISHED_FILES: usize = 10_000;
+/// Bytes of one published copy.
+pub const PUBLISHED_BYTES: u64 = 1024 * 1024 * 1024;
+/// Paths published at once.
+pub const PUBLISHED_PATHS: usize = 64;
+/// Seconds a link to a published copy is valid, when the caller does not say.
+pub const PUBLISHED_LINK_SECONDS: u32 = 86_400;
+/// Seconds a link to a published copy is valid, and a published copy kept when it is to go by itself, at the most.
+pub const PUBLISHED_MAX_SECONDS: u32 = 31_536_000;
 /// Bytes of a scripted provider's script.
 pub const SCRIPT_BYTES: usize = 1024 * 1024;
 

@@ -45,7 +45,7 @@ words! {
         Spaces = "spaces", Secrets = "secrets", Images = "images", Events = "events", Usage = "usage",
         Connections = "connections", Providers = "providers",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
-        Snapshots = "snapshots", Egress = "egress", Agents = "agents", Builds = "builds",
+        Snapshots = "snapshots", Egress = "egress", Agents = "agents", Builds = "builds", Published = "published",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
         RoleBindings = "role-bindings", Audit = "audit",
     }
@@ -68,7 +68,8 @@ impl Resource {
             | Self::Snapshots
             | Self::Egress
             | Self::Agents
-            | Self::Builds => Group::Sessions,
+            | Self::Builds
+            | Self::Published => Group::Sessions,
             Self::Users
             | Self::ServiceAccounts
             | Self::Tokens

@@ -8,10 +8,14 @@ use tokio::net::TcpStream;
 use wharf_domain::Code;
 use wharf_wire::host::TUNNEL_PROTOCOL;
 
+use crate::egress;
 use crate::fault::{Fault, Result};
 use crate::reply::Reply;
 use crate::request::{Incomes, Query};
 use crate::terminals::{switching, upgrades_to};
+
+/// Bytes carried at once, each way.
+const PIECE: usize = 32 * 1024;
 
 pub async fn open(port: &str, mut request: Incomes) -> Result<Reply> {
     Query::of(&request)?.finish()?;
@@ -20,6 +24,12 @@ pub async fn open(port: &str, mut request: Incomes) -> Result<Reply> {
         .ok()
         .filter(|p| *p > 0)
         .ok_or_else(|| Fault::invalid("port", format!("{port:?} is not a port between 1 and 65535")))?;
+    if egress::expected() && egress::is_own(Ipv4Addr::LOCALHOST.into(), port) {
+        return Err(Fault::invalid(
+            "port",
+            format!("port {port} is the session's own way out, and no program's"),
+        ));
+    }
     if !upgrades_to(&request, TUNNEL_PROTOCOL) {
         let asked = request.headers().contains_key(UPGRADE);
         let what = if asked { "another protocol" } else { "no upgrade" };
@@ -39,7 +49,8 @@ pub async fn open(port: &str, mut request: Incomes) -> Result<Reply> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
-            let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await;
+            let mut upgraded = TokioIo::new(upgraded);
+            let _ = tokio::io::copy_bidirectional_with_sizes(&mut upgraded, &mut stream, PIECE, PIECE).await;
         }
     });
     Ok(switching(TUNNEL_PROTOCOL))

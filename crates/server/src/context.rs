@@ -92,16 +92,24 @@ pub(crate) async fn surround(State(app): State<App>, mut request: Request, next:
             Err(panic) => Problem(Error::internal(format!("a handler panicked: {}", said(&*panic)))).into_response(),
         };
         drop(in_flight);
+        let page = response.extensions_mut().remove::<problem::AsPage>().is_some();
         let code = response.extensions_mut().remove::<Carried>().map(|Carried(error)| {
             log(&error);
             problem::render(&mut response, &error, &id.to_string());
+            if page {
+                problem::render_page(&mut response, &error, &id.to_string());
+            }
             error.code.as_str()
         });
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
             headers.insert(REQUEST_ID, value);
         }
-        headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // At a host name of its own a program's answer is its own business.
+        if response.extensions_mut().remove::<problem::AsItIs>().is_none() {
+            let nosniff = HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
+        }
         let took = begun.elapsed();
         let status = response.status().as_u16();
         let route = route.as_deref().unwrap_or("none");
@@ -120,7 +128,7 @@ fn log(error: &Error) {
     let Some(cause) = &error.internal else { return };
     if error.code == wharf_domain::Code::Internal {
         tracing::error!(code = %error.code, %cause, "a request failed inside");
-    } else if error.code.status() >= 500 {
+    } else if error.code.status() >= 500 && error.code != wharf_domain::Code::BadGateway {
         tracing::warn!(code = %error.code, %cause, "a dependency failed a request");
     } else {
         tracing::debug!(code = %error.code, %cause, "a request was refused");

@@ -14,6 +14,7 @@ mod extract;
 pub mod metrics;
 pub mod openapi;
 pub mod permits;
+mod ports;
 mod problem;
 mod routes;
 mod serve;

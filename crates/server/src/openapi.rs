@@ -15,7 +15,7 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 /// POSTs that do nothing a second time would do twice, or whose answer must not be kept: they ignore the key.
-const WITHOUT_KEY: [&str; 10] = [
+const WITHOUT_KEY: [&str; 13] = [
     "login",
     "refresh",
     "logout",
@@ -26,10 +26,14 @@ const WITHOUT_KEY: [&str; 10] = [
     "import_image",
     "activate_agent_version",
     "start_build",
+    "create_port_link",
+    "link_published",
+    // The program's to honour, or not.
+    "post_port",
 ];
 
 /// Operations whose body may be left out.
-const OPTIONAL_BODY: [&str; 9] = [
+const OPTIONAL_BODY: [&str; 10] = [
     "logout",
     "verify_audit",
     "reveal_secret",
@@ -39,6 +43,7 @@ const OPTIONAL_BODY: [&str; 9] = [
     "cancel_turn",
     "fork_session",
     "create_snapshot",
+    "link_published",
 ];
 
 /// Enums of requests that refuse fields they do not know; the derive says so of structs alone.
@@ -162,8 +167,14 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
     if has_body {
         statuses.extend([413, 415]);
     }
-    if id == "get_file" {
+    if matches!(id.as_str(), "get_file" | "read_published") {
         statuses.push(416);
+    }
+    if id == "read_published" {
+        statuses.extend([400, 401, 404, 422, 429, 504]);
+    }
+    if id == "tunnel" || id.ends_with("_port") {
+        statuses.extend([413, 502]);
     }
     if !operation["responses"].is_object() {
         operation["responses"] = json!({});
@@ -228,7 +239,7 @@ fn add_parameters(path: &str, method: &str, id: &str, operation: &mut Value) {
             "schema": {"type": "string", "minLength": 1, "maxLength": limits::IDEMPOTENCY_KEY_CHARS, "pattern": "^[\\x21-\\x7e]+$"},
         }));
     }
-    if method == "patch" || (method == "delete" && takes_version(id)) {
+    if matches!(method, "patch" | "delete") && takes_version(id) {
         parameters.push(json!({
             "name": "If-Match", "in": "header", "required": false,
             "description": "Does it only if the thing is still at this `resource_version`, in double quotes.",
@@ -241,7 +252,7 @@ fn add_parameters(path: &str, method: &str, id: &str, operation: &mut Value) {
 }
 
 fn takes_version(id: &str) -> bool {
-    !matches!(id, "delete_file" | "delete_token" | "delete_image")
+    !matches!(id, "delete_file" | "delete_token" | "delete_image" | "delete_port" | "patch_port")
 }
 
 fn path_parameter(name: &str) -> Value {
@@ -254,12 +265,16 @@ fn path_parameter(name: &str) -> Value {
             "The message's number.",
             json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
         ),
-        "path" => (
-            "The absolute path without its first `/`.",
-            json!({"type": "string", "minLength": 1, "maxLength": 4095}),
+        "path" => {
+            ("The path without its first `/`.", json!({"type": "string", "minLength": 1, "maxLength": 4095}))
+        }
+        "port" => ("The port.", json!({"type": "integer", "minimum": 1, "maximum": 65535})),
+        "link" => (
+            "What stands in the address of a public copy, or a signed link.",
+            json!({"type": "string", "minLength": 1, "maxLength": 160, "pattern": "^[A-Za-z0-9_.-]+$"}),
         ),
-        "space" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role" | "token"
-        | "role_binding" | "image" | "provider" | "connection" | "agent" => {
+        "space" | "published" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role"
+        | "token" | "role_binding" | "image" | "provider" | "connection" | "agent" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
         "build" => ("The build's id.", json!({"type": "string", "format": "uuid"})),
@@ -305,6 +320,8 @@ fn tags() -> Value {
         {"name": "messages", "description": "What users and agents say, and what happened meanwhile."},
         {"name": "processes", "description": "Commands, processes and terminals."},
         {"name": "desktop", "description": "The screen of a session."},
+        {"name": "ports", "description": "What listens in a session, reached from outside."},
+        {"name": "published", "description": "Immutable copies of files, with addresses of their own."},
         {"name": "files", "description": "Files of a session, running or closed."},
         {"name": "snapshots", "description": "Point-in-time copies of a session's files."},
         {"name": "server", "description": "The server itself."},

@@ -22,9 +22,9 @@ pub enum Access {
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
     Agents, Audit, Builds, Connections, Egress, Events, Files, Images, Messages, Processes, Providers,
-    RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
+    Published, RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
-use Verb::{Create, Delete, Exec, Get, Impersonate, List, ReadValues, Update, Watch};
+use Verb::{Create, Delete, Exec, Get, Impersonate, List, Publish, ReadValues, Update, Watch};
 
 /// Operation id and access, in the order of the document's tags.
 pub const TABLE: &[(&str, Access)] = &[
@@ -126,6 +126,22 @@ pub const TABLE: &[(&str, Access)] = &[
     ("terminal", Spaced(Sessions, Exec)),
     ("desktop", Spaced(Sessions, Get)),
     ("screenshot", Spaced(Sessions, Get)),
+    ("list_ports", Spaced(Sessions, Get)),
+    ("create_port_link", Spaced(Sessions, Exec)),
+    ("tunnel", Spaced(Sessions, Exec)),
+    ("get_port", Spaced(Sessions, Exec)),
+    ("put_port", Spaced(Sessions, Exec)),
+    ("post_port", Spaced(Sessions, Exec)),
+    ("patch_port", Spaced(Sessions, Exec)),
+    ("delete_port", Spaced(Sessions, Exec)),
+    ("publish", Spaced(Sessions, Publish)),
+    ("unpublish", Spaced(Sessions, Publish)),
+    ("list_published", Spaced(Published, List)),
+    ("get_published", Spaced(Published, Get)),
+    ("delete_published", Spaced(Published, Delete)),
+    ("link_published", Spaced(Published, Publish)),
+    ("revoke_published_links", Spaced(Published, Publish)),
+    ("read_published", Public("the address itself is the credential: a signed link, or a copy made public")),
     ("get_file", Spaced(Files, Get)),
     ("put_file", Spaced(Files, Update)),
     ("post_file", Spaced(Files, Update)),

@@ -56,6 +56,32 @@ pub(crate) fn body(error: &Error, request_id: &str) -> api::Problem {
     }
 }
 
+/// Rides in the extensions of a problem that a person in a browser will see.
+#[derive(Clone, Copy)]
+pub(crate) struct AsPage;
+
+/// Rides in the extensions of an answer that is not Wharf's own.
+#[derive(Clone, Copy)]
+pub(crate) struct AsItIs;
+
+/// The same for a person: replaces the body that [`render`] wrote.
+pub(crate) fn render_page(response: &mut Response, error: &Error, request_id: &str) {
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let status = status(error);
+    let text = format!(
+        "<!doctype html><meta charset=\"utf-8\"><title>{status}</title><style>body{{font:16px sans-serif;margin:15vh auto;\
+         max-width:40em;padding:0 1em}}small{{color:#777}}</style><h1>{status}</h1><p>{}</p><p><small>Wharf · {} · \
+         request {request_id}</small></p>\n",
+        escape(&error.public),
+        error.code,
+    );
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    *response.body_mut() = axum::body::Body::from(text);
+}
+
 /// Writes the problem into `response`, keeping headers a layer below has set (such as `Allow`).
 pub(crate) fn render(response: &mut Response, error: &Error, request_id: &str) {
     let text = serde_json::to_vec(&body(error, request_id)).unwrap_or_default();

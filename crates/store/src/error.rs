@@ -55,6 +55,17 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
         "connections_secret" => {
             (Code::InUse, "secret", "connections of the space use the secret; delete or change them first")
         }
+        "published_name" => (
+            Code::AlreadyExists,
+            "name",
+            "the space already has a published copy of that name; delete it or choose another",
+        ),
+        "published_space" => {
+            (Code::InUse, "space", "the space still holds published copies; delete them first")
+        }
+        "published_files_blob" => {
+            (Code::InUse, "paths", "a part of the copy was swept while it was made; try again")
+        }
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
         _ => return crate::agents::constraint(name).or_else(|| crate::sessions::constraint(name)),
     })

@@ -33,7 +33,9 @@ pub struct Swept {
     pub model_usage: u64,
     /// Requests that a gateway died over, charged with what was guessed.
     pub model_requests_lost: u64,
-    /// Sources, packages and caches of builds that nothing needs.
+    /// Published copies whose time was over.
+    pub published: u64,
+    /// Bytes by content that nothing needs: sources, packages and caches of builds, published files.
     pub blobs: u64,
 }
 
@@ -97,6 +99,7 @@ impl System {
                 )
                 .await?,
             model_requests_lost: self.model_reap(200).await?,
+            published: self.published_expire(200).await?,
             blobs: u64::try_from(self.store.sweep_blobs().await?).unwrap_or_default(),
         })
     }

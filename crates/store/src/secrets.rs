@@ -249,7 +249,7 @@ impl Secrets<'_> {
 }
 
 impl System {
-    /// Puts up to `batch` sealed values (secrets, signing keys and authorities) under the active key-encryption key; answers how
+    /// Puts up to `batch` sealed values (secrets, signing keys, authorities and keys of published links) under the active key-encryption key; answers how
     /// many. Zero means the older keys can be retired. Payloads are not touched.
     pub async fn rewrap(&self, batch: i64) -> Result<u64, Error> {
         let keyring = self.store.0.keyring.clone();
@@ -317,6 +317,28 @@ impl System {
             };
             sqlx::query("update space_authorities set key_id = $2, wrapped = $3 where space_id = $1")
                 .bind(space)
+                .bind(&fresh.key_id)
+                .bind(&fresh.wrapped)
+                .execute(scope.tx()?)
+                .await
+                .or_domain()?;
+            done += 1;
+        }
+        let links = sqlx::query(
+            "select id, slug, key_id, wrapped, payload from published where key_id <> $1 order by id limit $2 for update",
+        )
+        .bind(&active)
+        .bind(batch)
+        .fetch_all(scope.tx()?)
+        .await
+        .or_domain()?;
+        for row in &links {
+            let place = crate::published::link_context(row.try_get("slug").or_domain()?);
+            let Some(fresh) = keyring.rewrap(&read_sealed(row)?, &place).map_err(Error::internal)? else {
+                continue;
+            };
+            sqlx::query("update published set key_id = $2, wrapped = $3 where id = $1")
+                .bind(row.try_get::<Uuid, _>("id").or_domain()?)
                 .bind(&fresh.key_id)
                 .bind(&fresh.wrapped)
                 .execute(scope.tx()?)

@@ -55,6 +55,11 @@ pub const KEYS: &[Key] = &[
         "address and port that serves /metrics without a credential; off when not set",
     ),
     key("public_url", Kind::Url, "how clients outside reach the API"),
+    key(
+        "port_hosts",
+        Kind::Text,
+        "host names of ports inside sessions, as https://*.ports.example.com; none when not set",
+    ),
     Key {
         path: "database_url",
         kind: Kind::Url,

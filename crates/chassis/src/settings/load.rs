@@ -357,6 +357,11 @@ fn check_ranges(s: &Settings, origin_of: &dyn Fn(&str) -> Origin) -> Result<(), 
     {
         refuse("public_url", format!("{url:?} does not begin with http:// or https://"));
     }
+    if let Some(text) = &s.port_hosts
+        && let Err(error) = text.parse::<wharf_domain::port_host::PortHosts>()
+    {
+        refuse("port_hosts", error.public);
+    }
     if let Some(url) = &s.database_url
         && !(url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://"))
     {

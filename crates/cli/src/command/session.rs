@@ -6,9 +6,12 @@ mod create;
 mod egress;
 mod exec;
 mod fork;
+mod forward;
 mod life;
 mod look;
 mod network;
+mod port;
+mod publish;
 mod raw;
 mod screenshot;
 mod shell;
@@ -50,6 +53,15 @@ pub enum Command {
     Ls(copy::Ls),
     /// Show processes left running in a session
     Ps(look::Ps),
+    /// Ports of a session: what listens, and links for a browser
+    #[command(subcommand)]
+    Port(port::Command),
+    /// Bring ports of a session to this machine
+    Forward(forward::Forward),
+    /// Publish files of a session
+    Publish(publish::Publish),
+    /// End all published copies of a session
+    Unpublish(publish::Unpublish),
     /// Take computers down; files and messages stay
     Close(life::Close),
     /// Bring computers up again
@@ -87,6 +99,10 @@ impl Command {
             Self::Cp(c) => c.run(ctx).await,
             Self::Ls(c) => c.run(ctx).await,
             Self::Ps(c) => c.run(ctx).await,
+            Self::Port(c) => c.run(ctx).await,
+            Self::Forward(c) => c.run(ctx).await,
+            Self::Publish(c) => c.run(ctx).await,
+            Self::Unpublish(c) => c.run(ctx).await,
             Self::Close(c) => c.run(ctx).await,
             Self::Restore(c) => c.run(ctx).await,
             Self::Cancel(c) => c.run(ctx).await,

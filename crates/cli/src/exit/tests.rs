@@ -45,6 +45,7 @@ fn every_problem_code_has_its_exit_code() {
     1 unsupported
     6 rate_limited
     1 internal
+    6 bad_gateway
     6 unavailable
     6 timeout
     ");

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, shown};
 use crate::page::List;
 use crate::stream::EventStream;
 use crate::terminal::{self, Terminal};
+use crate::tunnel::Tunnel;
 
 /// What a screenshot is to show.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,9 @@ pub struct ScreenshotOptions {
     pub settle: Option<u32>,
     pub no_cursor: bool,
 }
+
+/// The largest copy, of many files, on a slow disk.
+const PUBLISHING: Duration = Duration::from_secs(1800);
 
 /// `/spaces/{space}/sessions/{session}/…`
 #[derive(Clone)]
@@ -198,6 +202,31 @@ impl SessionApi {
             call = call.query("command", command);
         }
         Terminal::open(call).await
+    }
+
+    /// What listens in the session.
+    pub async fn ports(&self) -> Result<api::ListeningPorts> {
+        self.call(Method::GET, ["ports"]).send_json().await
+    }
+
+    /// A link to a port, for a browser.
+    pub async fn port_link(&self, body: &api::CreatePortLink) -> Result<api::PortLink> {
+        self.call(Method::POST, ["port-links"]).json(body).send_json().await
+    }
+
+    /// A connection to a port.
+    pub async fn tunnel(&self, port: u16) -> Result<Tunnel> {
+        Tunnel::open(self.call(Method::GET, ["tunnel"]).query("port", port)).await
+    }
+
+    /// Makes an immutable copy of files. Takes as long as there are files to copy.
+    pub async fn publish(&self, body: &api::Publish) -> Result<api::Published> {
+        self.call(Method::POST, ["publish"]).json(body).limit(Some(PUBLISHING)).send_json().await
+    }
+
+    /// Ends all published copies of the session.
+    pub async fn unpublish(&self) -> Result<api::Unpublished> {
+        self.call(Method::DELETE, ["publish"]).send_json().await
     }
 
     /// A picture of the session's screen, as PNG.

@@ -44,6 +44,27 @@ impl SpaceApi {
         Crud::new(self.client.clone(), ["spaces", &self.name, "connections"])
     }
 
+    /// Published copies; they are made from their sessions.
+    pub fn published(&self) -> Crud<api::Published, Never, Never> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "published"])
+    }
+
+    /// A signed link to a published copy.
+    pub async fn published_link(
+        &self,
+        name: &str,
+        body: &api::CreatePublishedLink,
+    ) -> Result<api::PublishedLink> {
+        let at = ["spaces", &self.name, "published", name, "links"];
+        self.client.call(Method::POST, at).json(body).send_json().await
+    }
+
+    /// Revokes all links to a published copy.
+    pub async fn revoke_published_links(&self, name: &str) -> Result<()> {
+        let at = ["spaces", &self.name, "published", name, "links"];
+        self.client.call(Method::DELETE, at).send_unit().await
+    }
+
     /// A secret's value; needs the verb `read-values` and leaves an audit entry.
     pub async fn reveal_secret(&self, name: &str) -> Result<api::SecretValue> {
         self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await

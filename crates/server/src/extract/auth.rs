@@ -20,7 +20,7 @@ pub(crate) struct Auth {
 /// A request without a caller, with what the audit log says of it.
 pub(crate) struct Anonymous(pub RequestMeta);
 
-fn meta(parts: &Parts) -> RequestMeta {
+pub(crate) fn meta(parts: &Parts) -> RequestMeta {
     let context = parts.extensions.get::<RequestContext>();
     RequestMeta {
         request_id: context.map_or_else(RequestId::new, |c| c.id),
@@ -28,7 +28,7 @@ fn meta(parts: &Parts) -> RequestMeta {
     }
 }
 
-fn bearer(parts: &Parts) -> Result<Plain, Error> {
+pub(crate) fn bearer(parts: &Parts) -> Result<Plain, Error> {
     let missing = || {
         Error::new(
             Code::Unauthenticated,

@@ -9,7 +9,7 @@ mod query;
 mod refuse;
 mod strict;
 
-pub(crate) use auth::{Anonymous, Auth};
+pub(crate) use auth::{Anonymous, Auth, bearer, meta};
 pub(crate) use headers::{IfMatch, Upgrade, last_event_id, wants_event_stream};
 pub(crate) use idempotency::{Claim, Halt, Key, Keyed, KeyedOptional};
 pub(crate) use json::{Json, OptionalJson};

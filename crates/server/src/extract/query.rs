@@ -12,6 +12,13 @@ use crate::problem::Problem;
 
 pub(crate) struct Query<T>(pub T);
 
+impl<T: DeserializeOwned> Query<T> {
+    /// For handlers that say something else first.
+    pub(crate) fn of(raw: Option<&str>) -> Result<Self, Error> {
+        parse(raw.unwrap_or_default()).map(Self)
+    }
+}
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 

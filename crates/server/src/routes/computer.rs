@@ -6,26 +6,44 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use wharf_chassis::host_client::{HostClient, HostError};
 use wharf_domain::session::{Desired, State};
-use wharf_domain::{Code, Error};
+use wharf_domain::{Code, Error, Name};
 use wharf_store::sessions::{SessionRow, Use};
 use wharf_store::{Permit, Scope};
 
 use crate::app::App;
+use crate::ports::Busy;
 
 /// How long a computer may take to come up before the caller is told to come back.
 const COMES_UP: Duration = Duration::from_secs(60);
 /// Sockets remembered; beyond this all are forgotten, which costs each one connection.
 const REMEMBERED: usize = 4096;
+/// Published copies made at a time.
+const COPIES: usize = 4;
 
-/// Clients of hosts by socket, so that connections are used again.
+/// Clients of hosts by socket, so that connections are used again; and who uses ports of sessions.
 #[derive(Clone, Default)]
-pub struct Hosts(Arc<Mutex<HashMap<PathBuf, HostClient>>>);
+pub struct Hosts {
+    clients: Arc<Mutex<HashMap<PathBuf, HostClient>>>,
+    pub(crate) ports: Busy,
+    pub(crate) copies: Copies,
+}
+
+/// Copies that are being made; more wait.
+#[derive(Clone)]
+pub(crate) struct Copies(pub Arc<Semaphore>);
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(COPIES)))
+    }
+}
 
 impl Hosts {
     fn get(&self, socket: &Path) -> HostClient {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = known.get(socket) {
             return client.clone();
         }
@@ -38,7 +56,7 @@ impl Hosts {
     }
 
     fn forget(&self, socket: &Path) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(socket);
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(socket);
     }
 }
 
@@ -188,6 +206,11 @@ fn client(app: &App, row: &SessionRow) -> Result<HostClient, Error> {
 impl Computer {
     pub(crate) fn host(&self) -> &HostClient {
         &self.host
+    }
+
+    /// The session's name.
+    pub(crate) fn name(&self) -> &Name {
+        &self.row.name
     }
 
     /// The image it was made from.

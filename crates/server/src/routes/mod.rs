@@ -15,12 +15,17 @@ mod images;
 mod lineage;
 mod messages;
 mod packages;
+mod port_hosts;
+mod ports;
 mod processes;
 mod promises;
 mod providers;
+mod publish;
+mod published;
 mod role_bindings;
 mod roles;
 mod secrets;
+mod served;
 mod server;
 mod service_accounts;
 mod session_agents;
@@ -44,6 +49,7 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use computer::Computer;
 pub use computer::Hosts;
 
 use crate::app::App;
@@ -124,6 +130,21 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(terminal::terminal))
         .routes(routes!(desktop::desktop))
         .routes(routes!(desktop::screenshot))
+        .routes(routes!(ports::list_ports))
+        .routes(routes!(ports::create_port_link))
+        .routes(routes!(ports::tunnel))
+        .routes(routes!(
+            ports::get_port,
+            ports::put_port,
+            ports::post_port,
+            ports::patch_port,
+            ports::delete_port
+        ))
+        .routes(routes!(publish::publish, publish::unpublish))
+        .routes(routes!(published::list_published))
+        .routes(routes!(published::get_published, published::delete_published))
+        .routes(routes!(published::link_published, published::revoke_published_links))
+        .routes(routes!(served::read_published))
         .routes(routes!(files::get_file, files::put_file, files::post_file, files::delete_file))
         .routes(routes!(snapshots::list_snapshots, snapshots::create_snapshot))
         .routes(routes!(snapshots::get_snapshot, snapshots::patch_snapshot, snapshots::delete_snapshot))
@@ -144,7 +165,16 @@ pub fn router(app: App) -> Router {
         .put(files::put_file)
         .post(files::post_file)
         .delete(files::delete_file);
-    api.route("/v1/spaces/{space}/sessions/{session}/files", root.clone())
+    // Methods that documents do not speak of (OPTIONS, PROPFIND, …) are the program's to judge.
+    let port = axum::routing::MethodRouter::new().fallback(ports::any_port);
+    let api = api
+        .route("/v1/spaces/{space}/sessions/{session}/ports/{port}/{*path}", port.clone())
+        .route("/v1/spaces/{space}/sessions/{session}/ports/{port}/", port)
+        .route("/v1/spaces/{space}/sessions/{session}/ports/{port}", axum::routing::any(ports::port_itself))
+        .route("/published/{link}", axum::routing::get(served::root_itself))
+        .route("/published/{link}/", axum::routing::get(served::read_published));
+    let api = api
+        .route("/v1/spaces/{space}/sessions/{session}/files", root.clone())
         .route("/v1/spaces/{space}/sessions/{session}/files/", root)
         .merge(server::reference(&document))
         .fallback(problem::no_such_path)
@@ -152,5 +182,6 @@ pub fn router(app: App) -> Router {
         // Each extractor has its own limit, which it names.
         .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(app.clone(), context::surround))
-        .with_state(app)
+        .with_state(app.clone());
+    port_hosts::beside(api, app)
 }

@@ -3,6 +3,9 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use wharf_domain::rbac::Verb;
+use wharf_store::published::NewPublished;
+
 use crate::lab::{Caller, Lab};
 use crate::openapi::operations;
 
@@ -28,6 +31,9 @@ pub fn body(operation: &str) -> Option<Value> {
             json!({"name": "new", "match": {"host": "api.example"}, "inject": {"header": "x-key", "secret": "key"}})
         }
         "post_message" => json!({"content": "true"}),
+        "create_port_link" => json!({"port": 80}),
+        "publish" => json!({"paths": ["/tmp/x"]}),
+        "link_published" => json!({}),
         "exec" => json!({"argv": ["true"]}),
         "signal_process" => json!({"signal": "TERM"}),
         "write_stdin" => json!({"data": "x"}),
@@ -64,8 +70,32 @@ pub async fn furnish(lab: &Lab) -> Things {
     admin.post("/v1/spaces/lab/agents", json!({"name": "helper"})).await.expect(201);
     let source = json!({"git": {"url": "https://git.invalid/x.git"}});
     let build = admin.post("/v1/spaces/lab/agents/helper/build", source).await.expect(202);
+    publish(lab, admin.token.as_deref().unwrap()).await;
     let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
     Things { token: id(&token), build: id(&build) }
+}
+
+/// A published copy without a computer to copy from.
+async fn publish(lab: &Lab, token: &str) {
+    let credential = wharf_store::Credential::Bearer(wharf_domain::Plain::new(token));
+    let meta = wharf_store::RequestMeta { request_id: wharf_domain::RequestId::new(), address: None };
+    let caller = lab.store.authenticate(credential, meta).await.unwrap();
+    let mut scope = lab.store.scope(&caller, &"lab".parse().unwrap()).await.unwrap();
+    let permit = scope.sessions().permit(&"s".parse().unwrap(), Verb::Publish).await.unwrap();
+    let leaks = scope.published().leaks(&permit).await.unwrap();
+    let mut copier = lab.store.copier(leaks);
+    let mut file = copier.file("a.txt".to_owned(), "/a.txt".to_owned()).unwrap();
+    file.write(b"hello").await.unwrap();
+    file.finish().await.unwrap();
+    let new = NewPublished {
+        name: Some("copy".parse().unwrap()),
+        public: false,
+        paths: vec!["/a.txt".to_owned()],
+        labels: wharf_domain::Labels::default(),
+        expires_at: None,
+    };
+    scope.published().create(&permit, new, copier.finish()).await.unwrap();
+    scope.commit().await.unwrap();
 }
 
 pub fn path(template: &str, things: &Things) -> String {
@@ -83,6 +113,9 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{image}", "base")
         .replace("{agent}", "helper")
         .replace("{build}", &things.build)
+        .replace("{published}", "copy")
+        .replace("{link}", "nonsense")
+        .replace("{port}", "80")
         .replace("{snapshot}", "snap")
         .replace("{process}", "1")
         .replace("{seq}", "2")

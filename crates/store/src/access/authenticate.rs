@@ -32,6 +32,17 @@ macro_rules! grants_of {
     };
 }
 
+macro_rules! token_where {
+    ($condition:literal) => {
+        concat!(
+            "select t.id as token, t.rules, t.expires_at, t.last_used_at, p.id, p.kind, p.name, p.disabled, ",
+            grants_of!("p.id"),
+            " as grants from api_tokens t join principals p on p.id = t.principal_id where ",
+            $condition
+        )
+    };
+}
+
 impl Store {
     /// `unauthenticated` for what is no credential (any more), `token_expired` for one that was.
     pub async fn authenticate(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
@@ -56,7 +67,7 @@ impl Store {
         }
     }
 
-    async fn by_claims(&self, claims: Claims, meta: RequestMeta) -> Result<Caller, Error> {
+    pub(super) async fn by_claims(&self, claims: Claims, meta: RequestMeta) -> Result<Caller, Error> {
         let row = sqlx::query(concat!(
             "select p.id, p.kind, p.name, p.disabled, ",
             grants_of!("p.id"),
@@ -96,21 +107,31 @@ impl Store {
     }
 
     async fn by_api_token(&self, text: &str, meta: RequestMeta) -> Result<Caller, Error> {
-        let row = sqlx::query(concat!(
-            "select t.id as token, t.rules, t.expires_at, t.last_used_at, p.id, p.kind, p.name, p.disabled, ",
-            grants_of!("p.id"),
-            " as grants
-             from api_tokens t join principals p on p.id = t.principal_id where t.hash = $1"
-        ))
-        .bind(tokens::hash(text).as_slice())
-        .fetch_optional(self.pool())
-        .await
-        .or_domain()?
-        .ok_or_else(|| unauthenticated("there is no such token"))?;
-        if time(&row, "expires_at")? <= self.now() {
+        let row = sqlx::query(token_where!("t.hash = $1"))
+            .bind(tokens::hash(text).as_slice())
+            .fetch_optional(self.pool())
+            .await
+            .or_domain()?
+            .ok_or_else(|| unauthenticated("there is no such token"))?;
+        self.by_token_row(&row, meta)
+    }
+
+    /// As whom the token of this id would call, were it shown.
+    pub(super) async fn by_token_id(&self, token: TokenId, meta: RequestMeta) -> Result<Caller, Error> {
+        let row = sqlx::query(token_where!("t.id = $1"))
+            .bind(token.uuid())
+            .fetch_optional(self.pool())
+            .await
+            .or_domain()?
+            .ok_or_else(|| unauthenticated("the token behind it is no longer there"))?;
+        self.by_token_row(&row, meta)
+    }
+
+    fn by_token_row(&self, row: &PgRow, meta: RequestMeta) -> Result<Caller, Error> {
+        if time(row, "expires_at")? <= self.now() {
             return Err(expired("the API token"));
         }
-        let identity = identity(&row, "id", "kind", "name", "disabled")?;
+        let identity = identity(row, "id", "kind", "name", "disabled")?;
         let subset = row
             .try_get::<Option<serde_json::Value>, _>("rules")
             .or_domain()?
@@ -118,7 +139,7 @@ impl Store {
             .transpose()?;
         let rights = Rights { grants: grants(row.try_get("grants").or_domain()?)?, subset };
         let token = TokenId::from_uuid(row.try_get("token").or_domain()?);
-        self.touch_token(token, time_opt(&row, "last_used_at")?);
+        self.touch_token(token, time_opt(row, "last_used_at")?);
         let credential = CredentialKind::ApiToken(token);
         Ok(Caller { identity, impersonator: None, rights: Arc::new(rights), meta, credential })
     }

@@ -46,6 +46,13 @@ pub(crate) struct Claims {
     exp: i64,
 }
 
+impl Claims {
+    /// Of nobody's token: for looking a login up again.
+    pub(crate) fn of(sub: Uuid, fam: Uuid) -> Self {
+        Self { iss: ISSUER.to_owned(), sub, fam, act: None, jti: Uuid::nil(), iat: 0, exp: 0 }
+    }
+}
+
 /// The public keys (RFC 7517).
 #[derive(Clone, Debug, Serialize)]
 pub struct Jwks {
@@ -165,6 +172,17 @@ impl Store {
         act: Option<Uuid>,
         ttl: Duration,
     ) -> Result<(Plain, Time), Error> {
+        let claims =
+            |iat, exp| Claims { iss: ISSUER.to_owned(), sub, fam, act, jti: Uuid::now_v7(), iat, exp };
+        self.sign_claims(ttl, claims).await
+    }
+
+    /// Signs what `claims` makes of the times of issue and expiry.
+    pub(crate) async fn sign_claims<C: Serialize>(
+        &self,
+        ttl: Duration,
+        claims: impl FnOnce(i64, i64) -> C,
+    ) -> Result<(Plain, Time), Error> {
         let now = self.now();
         let stale = {
             let keys = self.0.keys.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -178,16 +196,24 @@ impl Store {
             keys.signer.clone()
         };
         let (kid, key) = signer.ok_or_else(|| Error::internal("there is no signing key"))?;
-        let iat = now.millis() / 1000;
-        let exp = iat + ttl.as_secs() as i64;
-        let claims = Claims { iss: ISSUER.to_owned(), sub, fam, act, jti: Uuid::now_v7(), iat, exp };
         let header = Header { kid: Some(kid), ..Header::new(Algorithm::EdDSA) };
-        let token = jsonwebtoken::encode(&header, &claims, &key).map_err(Error::internal)?;
+        let (iat, exp) = (now.millis() / 1000, now.plus(ttl).millis() / 1000);
+        let token = jsonwebtoken::encode(&header, &claims(iat, exp), &key).map_err(Error::internal)?;
         Ok((Plain::new(token), Time::from_millis(exp * 1000)))
     }
 
     /// Checks signature and times. Says nothing about whether the login still stands.
     pub(crate) async fn verify(&self, token: &str) -> Result<Claims, Error> {
+        self.verify_claims(token, ISSUER, |claims: &Claims| claims.exp).await
+    }
+
+    /// The same for what `issuer` stands for; no kind of token is taken for another.
+    pub(crate) async fn verify_claims<C: serde::de::DeserializeOwned>(
+        &self,
+        token: &str,
+        issuer: &str,
+        exp: impl FnOnce(&C) -> i64,
+    ) -> Result<C, Error> {
         let header = jsonwebtoken::decode_header(token)
             .map_err(|_| unauthenticated("the token is not one of ours"))?;
         let kid = header.kid.ok_or_else(|| unauthenticated("the token names no key"))?;
@@ -205,15 +231,15 @@ impl Store {
         // The times are checked below, against the clock that came through the door.
         rules.validate_exp = false;
         rules.validate_aud = false;
-        rules.set_issuer(&[ISSUER]);
+        rules.set_issuer(&[issuer]);
         rules.set_required_spec_claims(&["exp", "iss", "sub"]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &held.decode, &rules)
+        let claims = jsonwebtoken::decode::<C>(token, &held.decode, &rules)
             .map_err(|_| unauthenticated("the token is not one of ours"))?
             .claims;
-        if Time::from_millis(claims.exp.saturating_mul(1000)) <= now
+        if Time::from_millis(exp(&claims).saturating_mul(1000)) <= now
             || held.expires_at.is_some_and(|t| t <= now)
         {
-            return Err(expired("the access token"));
+            return Err(expired("the token"));
         }
         Ok(claims)
     }

@@ -8,6 +8,7 @@ pub(crate) mod impersonate;
 pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod password;
+pub(crate) mod port_links;
 pub(crate) mod principals;
 pub(crate) mod review;
 pub(crate) mod roles;

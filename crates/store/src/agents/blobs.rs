@@ -10,7 +10,7 @@ use crate::error::OrDomain as _;
 use crate::store::Store;
 
 /// Bytes of one chunk.
-const CHUNK: usize = 1024 * 1024;
+pub(crate) const CHUNK: usize = 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {

@@ -12,6 +12,7 @@ mod egress;
 mod installation;
 mod models;
 mod planted;
+mod ports;
 mod privileges;
 mod schemathesis;
 mod survive;

@@ -7,6 +7,7 @@ mod density;
 mod docker;
 mod fork;
 mod http;
+mod ports;
 mod report;
 mod sessions;
 mod turns;

@@ -10,7 +10,7 @@ use super::docker::{Docker, IMAGE, LIMITS};
 use super::http::Http;
 use super::report::{Row, Samples, finish};
 use super::wharf::{SPACE, Wharf, session};
-use super::{SessionsArgs, density, fork, turns};
+use super::{SessionsArgs, density, fork, ports, turns};
 
 const CREATE: &str = "create → first output, warm";
 const COLD: &str = "create → first output, cold";
@@ -68,6 +68,9 @@ pub async fn run(args: SessionsArgs) -> Result<()> {
     }
     if wants(turns::ROW) {
         rows.extend(turns::rows(&wharf, &dir, args.samples).await?);
+    }
+    if wants(ports::ROW) {
+        rows.extend(ports::rows(&wharf, args.samples).await?);
     }
     if wants(density::ROW) {
         rows.extend(density::rows(&wharf, args.density).await?);
