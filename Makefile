@@ -32,9 +32,10 @@ soak: ## 300 rounds of kill -9 under load
 	@scripts/setup.sh --test
 	@$(CARGO) xtask soak
 
-bench: build ## latencies beside Docker Engine, into target/bench
+bench: build ## latencies beside Docker Engine and direct connections, into target/bench
 	@scripts/setup.sh --bench
 	@$(CARGO) xtask bench sessions
+	@$(CARGO) xtask bench gateway
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

@@ -45,8 +45,8 @@ impl Http {
         Ok(self.sender.send_request(request.body(Full::new(bytes))?).await?)
     }
 
-    /// Sends and reads the whole JSON answer; anything but 2xx is an error that shows it.
-    pub async fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    /// Sends and reads the whole answer; anything but 2xx is an error that shows it.
+    async fn whole(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
         let shown = format!("{method} {path}");
         let response = self.send(method, path, body).await.with_context(|| shown.clone())?;
         let status = response.status();
@@ -54,7 +54,21 @@ impl Http {
         if !status.is_success() {
             bail!("{shown}: {status}: {}", String::from_utf8_lossy(&bytes));
         }
-        if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes).with_context(|| shown) }
+        Ok(bytes)
+    }
+
+    pub async fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let bytes = self.whole(method, path, body).await?;
+        if bytes.is_empty() {
+            Ok(Value::Null)
+        } else {
+            serde_json::from_slice(&bytes).with_context(|| path.to_owned())
+        }
+    }
+
+    /// What is no JSON.
+    pub async fn bytes(&mut self, path: &str) -> Result<Bytes> {
+        self.whole(Method::GET, path, None).await
     }
 
     pub async fn post(&mut self, path: &str, body: Value) -> Result<Value> {

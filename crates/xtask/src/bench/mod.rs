@@ -6,6 +6,7 @@
 mod density;
 mod docker;
 mod fork;
+mod gateway;
 mod http;
 mod ports;
 mod report;
@@ -26,6 +27,15 @@ pub struct Bench {
 enum What {
     /// Create, exec, restore, fork, turns and density of sessions, beside Docker Engine and the bare syscalls
     Sessions(SessionsArgs),
+    /// Requests, bytes and a model's stream through the gateway beside a direct connection; pictures and turns
+    Gateway(GatewayArgs),
+}
+
+#[derive(Args, Clone)]
+pub struct GatewayArgs {
+    /// Samples of each row
+    #[arg(long, default_value_t = 100)]
+    pub samples: usize,
 }
 
 #[derive(Args, Clone)]
@@ -51,5 +61,6 @@ pub fn run(bench: Bench) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     match bench.what {
         What::Sessions(args) => runtime.block_on(sessions::run(args)),
+        What::Gateway(args) => runtime.block_on(gateway::run(args)),
     }
 }

@@ -15,6 +15,10 @@ impl Samples {
         self.0.push(d.as_secs_f64() * 1e3);
     }
 
+    pub fn extend(&mut self, milliseconds: &[f64]) {
+        self.0.extend_from_slice(milliseconds);
+    }
+
     pub fn quantiles(&self) -> Result<Quantiles> {
         ensure!(!self.0.is_empty(), "no samples were taken");
         let mut v = self.0.clone();
@@ -31,6 +35,11 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
+    /// What this takes beyond that, median by median.
+    pub fn minus(self, other: Self) -> Self {
+        Self { p50: self.p50 - other.p50, p99: self.p99 - other.p99 }
+    }
+
     pub fn exactly(value: f64) -> Self {
         Self { p50: value, p99: value }
     }

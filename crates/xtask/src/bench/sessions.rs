@@ -20,7 +20,7 @@ const RESTORE: &str = "restore a closed session → first output";
 
 pub async fn run(args: SessionsArgs) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the bench starts jails and Docker Engine: run it as root");
-    let archive = args.archive.clone().map_or_else(find_archive, Ok)?;
+    let archive = args.archive.clone().map_or_else(|| find_archive("base"), Ok)?;
     let dir = PathBuf::from("target/bench/sessions");
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir)?;
@@ -106,16 +106,18 @@ async fn on_docker(dir: &Path, archive: &Path, docker: &Docker, args: &SessionsA
     Ok(rows)
 }
 
-/// Built by `wharf image build base`, wherever a demo or an installation left it.
-fn find_archive() -> Result<PathBuf> {
+/// Built by `wharf image build NAME`, wherever a demo or an installation left it.
+pub fn find_archive(name: &str) -> Result<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir("target/images")
         .into_iter()
         .flatten()
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("base-")))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{name}-"))))
         .collect();
     found.sort_by_key(|p| p.metadata().and_then(|m| m.modified()).ok());
-    found.pop().context("no base image archive: run `make demo` first, or give --archive")
+    found
+        .pop()
+        .with_context(|| format!("no archive of the image {name}: run `make demo` first, or give --archive"))
 }
 
 pub async fn first_output(http: &mut Http, name: &str) -> Result<()> {

@@ -33,7 +33,8 @@ impl Wharf {
         Self::configured(dir, &config).await
     }
 
-    async fn configured(dir: &Path, settings: &str) -> Result<Self> {
+    /// With these settings, as `wharf.toml` has them.
+    pub async fn configured(dir: &Path, settings: &str) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         let config = dir.join("bench.toml");
@@ -87,17 +88,22 @@ impl Wharf {
         let images = http.get(&format!("{SPACE}/images")).await?;
         let there = images["items"].as_array().is_some_and(|l| l.iter().any(|i| i["name"] == "base"));
         if !there {
-            let status = Command::new(binary()?)
-                .args(["image", "import"])
-                .arg(archive)
-                .arg("base")
-                .env("WHARF_URL", format!("http://{}", self.address))
-                .env("WHARF_TOKEN", &self.token)
-                .env("WHARF_SPACE", "bench")
-                .stdout(Stdio::null())
-                .status()?;
-            ensure!(status.success(), "importing {} failed", archive.display());
+            self.import(archive, "base")?;
         }
+        Ok(())
+    }
+
+    pub fn import(&self, archive: &Path, name: &str) -> Result<()> {
+        let status = Command::new(binary()?)
+            .args(["image", "import"])
+            .arg(archive)
+            .arg(name)
+            .env("WHARF_URL", format!("http://{}", self.address))
+            .env("WHARF_TOKEN", &self.token)
+            .env("WHARF_SPACE", "bench")
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(status.success(), "importing {} failed", archive.display());
         Ok(())
     }
 
