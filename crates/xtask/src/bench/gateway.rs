@@ -60,9 +60,9 @@ pub async fn run(args: GatewayArgs) -> Result<()> {
     std::fs::write(dir.join("probe.py"), PROBE)?;
     let port = server.port;
     let settings = format!(
-        "[gateway]\nallow_private = [\"{HOST}:{port}\"]\nmax_connections = 256\nconnections_per_second = 10000\n"
+        "[warm]\nbase = 1\n\n[gateway]\nallow_private = [\"{HOST}:{port}\"]\nmax_connections = 256\nconnections_per_second = 10000\n"
     );
-    let wharf = Wharf::start_with(&dir, 1, &settings).await?;
+    let wharf = Wharf::configured(&dir, &settings).await?;
     wharf.furnish(&find_archive("base")?).await?;
     let mut http = wharf.http().await?;
     let mut body = session("probe");
@@ -91,19 +91,13 @@ pub async fn run(args: GatewayArgs) -> Result<()> {
     ] {
         let times = if kind == "stream" { 1 } else { args.samples.div_ceil(ROUNDS) };
         let (ours, peer) = pair(&mut http, &dir, kind, [&ours, &peer], times).await?;
-        let (ours, peer) = (ours.quantiles()?, peer.quantiles()?);
-        rows.push(Row::beside(row, "ms", ours, "direct", peer));
-        rows.push(Row::figure(&format!("{row}: added"), "ms", ours.minus(peer)));
+        rows.push(Row::beside(row, &ours, "direct", &peer)?);
+        let added = ours.quantiles()?.minus(peer.quantiles()?);
+        rows.push(Row::figure(&format!("{row}: added"), "ms", added));
     }
     let blob = format!("{outside}/blob");
     let (ours, peer) = pair(&mut http, &dir, "bytes", [&blob, &blob], 1).await?;
-    rows.push(Row::beside(
-        "bytes out of the gateway",
-        "MiB/s",
-        ours.quantiles()?,
-        "direct",
-        peer.quantiles()?,
-    ));
+    rows.push(Row { unit: "MiB/s", ..Row::beside("bytes out of the gateway", &ours, "direct", &peer)? });
     delete(&mut http, "probe").await?;
     rows.push(turn(&mut http, args.samples).await?);
     if let Ok(archive) = find_archive("desktop") {
