@@ -272,6 +272,11 @@ async fn nothing_is_reached_but_by_the_gateways_leave(runtime: Runtime) {
     }
     // Closed and restored, the way is there again.
     wharf.post(&format!("/v1/spaces/{SPACE}/sessions/one/close"), json!({})).await;
+    let since = Instant::now();
+    while wharf.get(&format!("/v1/spaces/{SPACE}/sessions/one")).await["state"] != "closed" {
+        assert!(since.elapsed() < Duration::from_secs(20), "it does not close\n{}", wharf.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     wharf.post(&format!("/v1/spaces/{SPACE}/sessions/one/restore?wait=ready"), json!({})).await;
     assert!(session.ok(&format!("curl -fsS http://files.test:{plain}/echo")).await.contains("\"GET\""));
     wharf.finish();
