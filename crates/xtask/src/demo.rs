@@ -3,6 +3,7 @@
 //!
 //! What the agent's script answers is compared with what this program works out from the same file by itself.
 
+mod agent;
 mod desktop;
 mod expected;
 mod server;
@@ -139,6 +140,7 @@ fn story(user: &User, dir: &Path, server: &mut Server) -> Result<()> {
         Ok(())
     })?;
     step("the fork diverges and its parent does not notice", || diverge(user, tree, &before))?;
+    agent::story(user, dir, server)?;
     desktop::story(user, dir)?;
     step("no process but keeper and jailer is root", || server.check_privileges())
 }
