@@ -256,6 +256,24 @@ impl Gateway {
     }
 }
 
+/// Git repositories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Git {
+    /// Bytes of a repository that has no limit of its own.
+    pub max_repo_bytes: u64,
+    /// Requests of git clients that are served at the same time.
+    pub max_requests: u32,
+    /// How long one of them may take.
+    pub request_seconds: u32,
+}
+
+impl Default for Git {
+    fn default() -> Self {
+        Self { max_repo_bytes: 2 << 30, max_requests: 32, request_seconds: 3600 }
+    }
+}
+
 /// How long what is over is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -319,6 +337,7 @@ pub struct Settings {
     pub warm: BTreeMap<Name, u32>,
     pub sessions: Sessions,
     pub gateway: Gateway,
+    pub git: Git,
     pub retention: Retention,
     pub log: Log,
     /// How long a drain may take before the rest is ended.
@@ -346,6 +365,7 @@ impl Default for Settings {
             warm: BTreeMap::from([(base_image(), 2)]),
             sessions: Sessions::default(),
             gateway: Gateway::default(),
+            git: Git::default(),
             retention: Retention::default(),
             log: Log::default(),
             shutdown_seconds: 20,
@@ -410,6 +430,11 @@ impl Settings {
     /// Images, volumes and snapshots; owned by root, mode 0700.
     pub fn jail_dir(&self) -> PathBuf {
         self.data_dir.join("jail")
+    }
+
+    /// Git repositories; owned by the unprivileged user, mode 0700.
+    pub fn git_dir(&self) -> PathBuf {
+        self.data_dir.join("git")
     }
 
     /// Where the control plane keeps uploads on their way; owned by the unprivileged user.

@@ -13,6 +13,7 @@ pub mod context;
 pub mod image;
 pub mod provider;
 pub mod published;
+pub mod repo;
 pub mod role;
 pub mod secret;
 pub mod service_account;
@@ -57,6 +58,9 @@ pub enum Command {
     /// Connections: requests to an upstream that get a credential outside of the session
     #[command(subcommand)]
     Connection(Box<connection::Command>),
+    /// Git repositories: clone from and push to them with git
+    #[command(subcommand)]
+    Repo(Box<repo::Command>),
     /// Images sessions start from
     #[command(subcommand)]
     Image(image::Command),
@@ -103,6 +107,7 @@ impl Command {
             Self::Provider(c) => c.run(ctx).await,
             Self::Agent(c) => c.run(ctx).await,
             Self::Connection(c) => c.run(ctx).await,
+            Self::Repo(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,
             Self::ServiceAccount(c) => c.run(ctx).await,

@@ -123,6 +123,10 @@ pub fn published() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.published().list()))
 }
 
+pub fn repos() -> ArgValueCompleter {
+    live(|ctx| Ok(ctx.space()?.repos().list()))
+}
+
 pub fn images() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.images().list()))
 }

@@ -77,4 +77,8 @@ ids! {
     /// A line of the egress log.
     EgressId,
     RequestId,
+    /// A git repository.
+    RepoId,
+    /// One push to a repository.
+    PushId,
 }

@@ -19,6 +19,7 @@ pub mod quota;
 pub mod range;
 pub mod rbac;
 pub mod remote;
+pub mod repo;
 pub mod session;
 pub mod time;
 

@@ -84,6 +84,14 @@ pub const PUBLISHED_LINK_SECONDS: u32 = 86_400;
 pub const PUBLISHED_MAX_SECONDS: u32 = 31_536_000;
 /// Bytes of a scripted provider's script.
 pub const SCRIPT_BYTES: usize = 1024 * 1024;
+/// Git repositories of a space.
+pub const REPOS: usize = 1000;
+/// Patterns of protected branches of one repository.
+pub const REPO_PROTECTED: usize = 64;
+/// Refs that one push may change.
+pub const PUSH_REFS: usize = 2000;
+/// Seconds nothing may be said between a git client and its git before both are let go.
+pub const GIT_IDLE_SECONDS: u64 = 300;
 
 #[cfg(test)]
 mod tests;

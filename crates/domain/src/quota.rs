@@ -22,6 +22,8 @@ pub struct Quotas {
     pub model_cost_micro_usd_per_day: Option<u64>,
     /// Bytes that leave and enter its sessions in a day of UTC.
     pub egress_bytes_per_day: Option<u64>,
+    /// Bytes of its git repositories together.
+    pub git_bytes: Option<u64>,
 }
 
 impl Quotas {

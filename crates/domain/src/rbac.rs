@@ -46,6 +46,7 @@ words! {
         Connections = "connections", Providers = "providers",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
         Snapshots = "snapshots", Egress = "egress", Agents = "agents", Builds = "builds", Published = "published",
+        Repos = "repos",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
         RoleBindings = "role-bindings", Audit = "audit",
     }
@@ -70,6 +71,7 @@ impl Resource {
             | Self::Agents
             | Self::Builds
             | Self::Published => Group::Sessions,
+            Self::Repos => Group::Work,
             Self::Users
             | Self::ServiceAccounts
             | Self::Tokens

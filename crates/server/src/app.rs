@@ -6,6 +6,7 @@ use wharf_chassis::{Health, Settings, Stop};
 use wharf_ports::{Bus, Clock, Runtimes};
 use wharf_store::Store;
 
+use crate::git::Git;
 use crate::metrics::Metrics;
 use crate::routes::Hosts;
 
@@ -24,4 +25,6 @@ pub struct App {
     pub metrics: Metrics,
     /// Connections to the hosts of sessions; starts empty.
     pub hosts: Hosts,
+    /// Repositories on this machine.
+    pub git: Git,
 }

@@ -11,6 +11,7 @@ mod accept;
 mod app;
 mod context;
 mod extract;
+mod git;
 pub mod metrics;
 pub mod openapi;
 pub mod permits;
@@ -21,5 +22,6 @@ mod serve;
 mod stream;
 
 pub use app::App;
+pub use git::Git;
 pub use routes::{Hosts, document, router};
 pub use serve::{Serve, run};

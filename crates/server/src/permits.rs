@@ -22,7 +22,7 @@ pub enum Access {
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
     Agents, Audit, Builds, Connections, Egress, Events, Files, Images, Messages, Processes, Providers,
-    Published, RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
+    Published, Repos, RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
 };
 use Verb::{Create, Delete, Exec, Get, Impersonate, List, Publish, ReadValues, Update, Watch};
 
@@ -86,6 +86,12 @@ pub const TABLE: &[(&str, Access)] = &[
     ("get_connection", Spaced(Connections, Get)),
     ("patch_connection", Spaced(Connections, Update)),
     ("delete_connection", Spaced(Connections, Delete)),
+    ("list_repos", Spaced(Repos, List)),
+    ("create_repo", Spaced(Repos, Create)),
+    ("get_repo", Spaced(Repos, Get)),
+    ("patch_repo", Spaced(Repos, Update)),
+    ("delete_repo", Spaced(Repos, Delete)),
+    ("list_branches", Spaced(Repos, Get)),
     ("list_images", Spaced(Images, List)),
     ("import_image", Spaced(Images, Create)),
     ("get_image", Spaced(Images, Get)),

@@ -82,15 +82,24 @@ pub(crate) fn render_page(response: &mut Response, error: &Error, request_id: &s
     *response.body_mut() = axum::body::Body::from(text);
 }
 
+/// Rides there too: the problem is to be text, for a client that shows nothing else (git).
+#[derive(Clone)]
+pub(crate) struct AsText;
+
 /// Writes the problem into `response`, keeping headers a layer below has set (such as `Allow`).
 pub(crate) fn render(response: &mut Response, error: &Error, request_id: &str) {
-    let text = serde_json::to_vec(&body(error, request_id)).unwrap_or_default();
+    let (text, media) = match response.extensions_mut().remove::<AsText>() {
+        Some(AsText) => {
+            (format!("{} ({}, request {request_id})\n", error.public, error.code).into_bytes(), "text/plain; charset=utf-8")
+        }
+        None => (serde_json::to_vec(&body(error, request_id)).unwrap_or_default(), "application/problem+json"),
+    };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.remove(header::CONTENT_LENGTH);
     if error.code == Code::Unauthenticated || error.code == Code::TokenExpired {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"wharf\""));
+        headers.entry(header::WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer realm=\"wharf\""));
     }
     let after = error.retry_after.or_else(|| {
         matches!(error.code, Code::RateLimited | Code::Unavailable)

@@ -13,6 +13,8 @@ use wharf_domain::{Code, Error, Plain, PrincipalId, RequestId, SpaceId, TokenId}
 pub enum Credential {
     /// The token of `Authorization: Bearer`: an access token or an API token, told apart by its shape.
     Bearer(Plain),
+    /// `Authorization: Basic`, for programs that know no other: a user and the password, or any name and an API token.
+    Basic { username: String, password: Plain },
 }
 
 /// What an audit entry says about where a call came from.
@@ -69,6 +71,8 @@ pub enum CredentialKind {
     /// A short token by which someone acts as someone else.
     Impersonation,
     ApiToken(TokenId),
+    /// The password itself, with every request.
+    Password,
     System,
 }
 

@@ -67,7 +67,11 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
             (Code::InUse, "paths", "a part of the copy was swept while it was made; try again")
         }
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
-        _ => return crate::agents::constraint(name).or_else(|| crate::sessions::constraint(name)),
+        _ => {
+            return crate::agents::constraint(name)
+                .or_else(|| crate::repos::constraint(name))
+                .or_else(|| crate::sessions::constraint(name));
+        }
     })
 }
 

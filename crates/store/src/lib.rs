@@ -26,6 +26,7 @@ mod permit;
 mod providers;
 pub mod published;
 pub mod quota;
+pub mod repos;
 mod retention;
 mod scope;
 mod secrets;

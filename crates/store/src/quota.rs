@@ -17,6 +17,7 @@ pub struct Delta {
     pub cpu_millis: i64,
     pub memory_mib: i64,
     pub disk_mib: i64,
+    pub git_bytes: i64,
 }
 
 impl std::ops::Neg for Delta {
@@ -28,6 +29,7 @@ impl std::ops::Neg for Delta {
             cpu_millis: -self.cpu_millis,
             memory_mib: -self.memory_mib,
             disk_mib: -self.disk_mib,
+            git_bytes: -self.git_bytes,
         }
     }
 }
@@ -40,9 +42,10 @@ pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Res
     let row = sqlx::query(
         "update space_usage u
          set sessions = u.sessions + $2, running_sessions = u.running_sessions + $3, cpu_millis = u.cpu_millis + $4,
-             memory_mib = u.memory_mib + $5, disk_mib = u.disk_mib + $6
+             memory_mib = u.memory_mib + $5, disk_mib = u.disk_mib + $6, git_bytes = u.git_bytes + $7
          from spaces s where u.space_id = $1 and s.id = $1
-         returning s.quotas, u.sessions, u.running_sessions, u.cpu_millis, u.memory_mib, u.disk_mib",
+         returning s.quotas, u.sessions, u.running_sessions, u.cpu_millis, u.memory_mib, u.disk_mib,
+                   u.git_bytes",
     )
     .bind(space.uuid())
     .bind(delta.sessions)
@@ -50,6 +53,7 @@ pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Res
     .bind(delta.cpu_millis)
     .bind(delta.memory_mib)
     .bind(delta.disk_mib)
+    .bind(delta.git_bytes)
     .fetch_optional(tx)
     .await
     .or_domain()?
@@ -62,6 +66,7 @@ pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Res
         ("cpu_millis", quotas.cpu_millis, delta.cpu_millis),
         ("memory_mib", quotas.memory_mib, delta.memory_mib),
         ("disk_mib", quotas.disk_mib, delta.disk_mib),
+        ("git_bytes", quotas.git_bytes, delta.git_bytes),
     ];
     for (name, limit, change) in lines {
         let after: i64 = row.try_get(name).or_domain()?;

@@ -25,6 +25,8 @@ pub enum Actor {
     Setup,
     /// The way out of sessions: reads what they may reach, and opens the secrets it adds to requests.
     Gateway,
+    /// The git server: writes down what became of pushes.
+    Git,
 }
 
 impl Actor {
@@ -36,6 +38,7 @@ impl Actor {
             Self::Keeper => "keeper",
             Self::Setup => "setup",
             Self::Gateway => "gateway",
+            Self::Git => "git",
         }
     }
 
@@ -67,6 +70,10 @@ impl Actor {
                     &["get", "list", "update"],
                 ),
                 rule(&["core"], &["secrets"], &["get", "read-values"]),
+            ],
+            Self::Git => vec![
+                rule(&["work"], &["repos"], &["get", "list", "update", "delete"]),
+                rule(&["core"], &["spaces"], &["get", "list"]),
             ],
         }
     }

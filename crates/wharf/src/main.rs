@@ -62,6 +62,7 @@ pub fn command() -> clap::Command {
             )
             .subcommand_required(true),
         )
+        .subcommand(clap::Command::new("git-hook").hide(true).arg(clap::arg!(<NAME> "The hook")))
         .subcommand(clap::Command::new("jailer").hide(true))
         .subcommand(clap::Command::new("docker-runtime").hide(true))
         .subcommand(clap::Command::new("control-plane").hide(true))
@@ -79,6 +80,7 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
     match name {
         "up" => up::start(&given, &up::Args::from_arg_matches(sub)?)?,
         "serve" => up::serve(&given, &up::ServeArgs::from_arg_matches(sub)?)?,
+        "git-hook" => return Ok(wharf_git::hook::run(sub.get_one::<String>("NAME").map_or("", String::as_str))),
         "jailer" => return roles::jailer::child(),
         "docker-runtime" => return roles::docker::child(),
         "control-plane" => return control::child(),

@@ -65,6 +65,16 @@ impl SpaceApi {
         self.client.call(Method::DELETE, at).send_unit().await
     }
 
+    pub fn repos(&self) -> Crud<api::Repo, api::CreateRepo, api::PatchRepo> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "repos"])
+    }
+
+    /// Branches of a git repository, by name.
+    pub fn repo_branches(&self, repo: &str) -> List {
+        let (client, space, repo) = (self.client.clone(), self.name.clone(), repo.to_owned());
+        List::new(move || client.call(Method::GET, ["spaces", &space, "repos", &repo, "branches"]))
+    }
+
     /// A secret's value; needs the verb `read-values` and leaves an audit entry.
     pub async fn reveal_secret(&self, name: &str) -> Result<api::SecretValue> {
         self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await

@@ -22,6 +22,7 @@ mod promises;
 mod providers;
 mod publish;
 mod published;
+mod repos;
 mod role_bindings;
 mod roles;
 mod secrets;
@@ -99,6 +100,9 @@ fn documented() -> OpenApiRouter<App> {
             connections::patch_connection,
             connections::delete_connection
         ))
+        .routes(routes!(repos::list_repos, repos::create_repo))
+        .routes(routes!(repos::get_repo, repos::patch_repo, repos::delete_repo))
+        .routes(routes!(repos::list_branches))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(packages::list_agents, packages::create_agent))
@@ -177,6 +181,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/spaces/{space}/sessions/{session}/files", root.clone())
         .route("/v1/spaces/{space}/sessions/{session}/files/", root)
         .merge(server::reference(&document))
+        .merge(crate::git::router())
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         // Each extractor has its own limit, which it names.

@@ -125,6 +125,7 @@ fn merged(old: &Quotas, patch: api::QuotasPatch) -> Quotas {
             .model_cost_micro_usd_per_day
             .unwrap_or(old.model_cost_micro_usd_per_day),
         egress_bytes_per_day: patch.egress_bytes_per_day.unwrap_or(old.egress_bytes_per_day),
+        git_bytes: patch.git_bytes.unwrap_or(old.git_bytes),
     }
 }
 
@@ -136,6 +137,7 @@ fn check_quotas(quotas: &Quotas) -> Result<(), Error> {
         ("model_tokens_per_day", quotas.model_tokens_per_day),
         ("model_cost_micro_usd_per_day", quotas.model_cost_micro_usd_per_day),
         ("egress_bytes_per_day", quotas.egress_bytes_per_day),
+        ("git_bytes", quotas.git_bytes),
     ];
     for (name, value) in lines {
         if value.is_some_and(|v| v > quota::MAX) {

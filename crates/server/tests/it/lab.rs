@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use wharf_chassis::lifecycle::Stopper;
 use wharf_chassis::{Health, Settings};
 use wharf_operator::{HttpHost, Operator};
-use wharf_server::{App, Hosts, metrics::Metrics};
+use wharf_server::{App, Git, Hosts, metrics::Metrics};
 use wharf_store::{Actor as System, Store};
 use wharf_testkit::TestDb;
 
@@ -55,13 +55,15 @@ impl Lab {
         store.system(System::Operator).work(owner).sync_images("native", &held).await.unwrap();
         let data = tempfile::tempdir().unwrap();
         let settings = Settings { data_dir: data.path().to_owned(), ..Settings::default() };
+        let settings = Arc::new(settings);
         let (stopper, stop) = Stopper::new();
         let app = App {
             store: store.clone(),
             runtimes: desk.clone().into(),
             bus: db.bus.clone(),
             clock: Arc::new(db.clock.clone()),
-            settings: Arc::new(settings),
+            settings: settings.clone(),
+            git: Git::new(&store, &settings, crate::git::hook_program()),
             health: Health::default(),
             stop,
             metrics: Metrics::default(),

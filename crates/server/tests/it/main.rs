@@ -9,6 +9,7 @@ mod desk;
 mod desktop;
 mod exec;
 mod files;
+mod git;
 mod idempotency;
 mod images;
 mod lab;

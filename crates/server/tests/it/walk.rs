@@ -17,7 +17,7 @@ pub fn body(operation: &str) -> Option<Value> {
         "impersonate" => json!({"principal": "user/admin", "seconds": 60}),
         "review_access" => json!({"verb": "get", "group": "sessions", "resource": "sessions"}),
         "create_user" => json!({"name": "new", "password": "long enough to pass"}),
-        "create_agent" | "create_service_account" | "create_space" | "create_token" => json!({"name": "new"}),
+        "create_agent" | "create_service_account" | "create_space" | "create_token" | "create_repo" => json!({"name": "new"}),
         "create_role" => {
             json!({"name": "new", "rules": [{"groups": ["core"], "resources": ["*"], "verbs": ["get"]}]})
         }
@@ -67,6 +67,7 @@ pub async fn furnish(lab: &Lab) -> Things {
     admin.post("/v1/spaces/lab/sessions", json!({"name": "s"})).await.expect(201);
     admin.post("/v1/spaces/lab/sessions/s/messages", json!({"content": "true"})).await.expect(202);
     admin.post("/v1/spaces/lab/sessions/s/snapshots", json!({"name": "snap"})).await.expect(201);
+    admin.post("/v1/spaces/lab/repos", json!({"name": "demo"})).await.expect(201);
     admin.post("/v1/spaces/lab/agents", json!({"name": "helper"})).await.expect(201);
     let source = json!({"git": {"url": "https://git.invalid/x.git"}});
     let build = admin.post("/v1/spaces/lab/agents/helper/build", source).await.expect(202);
@@ -110,6 +111,7 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{token}", &things.token)
         .replace("{role}", "looker")
         .replace("{role_binding}", "una-looks")
+        .replace("{repo}", "demo")
         .replace("{image}", "base")
         .replace("{agent}", "helper")
         .replace("{build}", &things.build)

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::rbac::{Grant, Rights, Rule};
-use wharf_domain::{Code, Error, PrincipalId, SpaceId, TokenId};
+use wharf_domain::{Code, Error, Plain, PrincipalId, SpaceId, TokenId};
 
 use crate::access::keys::Claims;
 use crate::access::{cover, tokens};
@@ -57,7 +57,15 @@ impl Store {
     }
 
     async fn identify(&self, credential: Credential, meta: RequestMeta) -> Result<Caller, Error> {
-        let Credential::Bearer(token) = credential;
+        let token = match &credential {
+            Credential::Bearer(token) => token,
+            Credential::Basic { password, .. }
+                if password.expose_str().is_some_and(|p| p.starts_with(tokens::PREFIX)) =>
+            {
+                password
+            }
+            Credential::Basic { username, password } => return self.by_password(username, password, meta).await,
+        };
         let text = token.expose_str().ok_or_else(|| unauthenticated("the token is not text"))?;
         if text.starts_with(tokens::PREFIX) {
             self.by_api_token(text, meta).await
@@ -65,6 +73,50 @@ impl Store {
             let claims = self.verify(text).await?;
             self.by_claims(claims, meta).await
         }
+    }
+
+    /// The same guard as at a login, without beginning one.
+    async fn by_password(&self, username: &str, password: &Plain, meta: RequestMeta) -> Result<Caller, Error> {
+        if let Some(caller) = self.remembered(username, password, meta).await? {
+            return Ok(caller);
+        }
+        let _turn = self.0.remembered.turn.lock().await;
+        if let Some(caller) = self.remembered(username, password, meta).await? {
+            return Ok(caller);
+        }
+        let Some((_, stored)) = self.right_password(username, password, meta).await? else {
+            return Err(unauthenticated("the user name or the password is wrong"));
+        };
+        self.0.remembered.learn(username, password, &stored, self.now())?;
+        let caller = self.remembered(username, password, meta).await?;
+        caller.ok_or_else(|| unauthenticated("the password was changed in this moment"))
+    }
+
+    /// The caller, if the password was right a moment ago and still is the account's.
+    async fn remembered(
+        &self,
+        username: &str,
+        password: &Plain,
+        meta: RequestMeta,
+    ) -> Result<Option<Caller>, Error> {
+        let row = sqlx::query(concat!(
+            "select p.id, p.kind, p.name, p.disabled, p.password_hash, ",
+            grants_of!("p.id"),
+            " as grants from principals p where p.kind = 'user' and p.name = $1"
+        ))
+        .bind(username)
+        .fetch_optional(self.pool())
+        .await
+        .or_domain()?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(stored) = row.try_get::<Option<String>, _>("password_hash").or_domain()? else { return Ok(None) };
+        if !self.0.remembered.knows(username, password, &stored, self.now())? {
+            return Ok(None);
+        }
+        let identity = identity(&row, "id", "kind", "name", "disabled")?;
+        let rights = Rights { grants: grants(row.try_get("grants").or_domain()?)?, subset: None };
+        let credential = CredentialKind::Password;
+        Ok(Some(Caller { identity, impersonator: None, rights: Arc::new(rights), meta, credential }))
     }
 
     pub(super) async fn by_claims(&self, claims: Claims, meta: RequestMeta) -> Result<Caller, Error> {

@@ -40,6 +40,22 @@ pub struct Tokens {
 impl Store {
     /// `unauthenticated` for a wrong password, an unknown or a disabled account alike; `rate_limited` when locked.
     pub async fn login(&self, username: &str, password: &Plain, meta: RequestMeta) -> Result<Tokens, Error> {
+        match self.right_password(username, password, meta).await? {
+            Some((identity, _)) => self.begin_family(identity, meta).await,
+            None => {
+                self.login_refused(username, meta, "refused").await?;
+                Err(unauthenticated("the user name or the password is wrong"))
+            }
+        }
+    }
+
+    /// The account and the hash its password has, if this is it. Guesses are counted.
+    pub(crate) async fn right_password(
+        &self,
+        username: &str,
+        password: &Plain,
+        meta: RequestMeta,
+    ) -> Result<Option<(Identity, String)>, Error> {
         let attempt = match self.attempt(username, meta.address).await {
             Ok(attempt) => attempt,
             Err(e) => {
@@ -63,15 +79,9 @@ impl Store {
             found = Some((identity, row.try_get::<bool, _>("disabled").or_domain()?));
         }
         let right = password::verify(password, stored.as_deref()).await?;
-        let identity = match found {
-            Some((identity, false)) if right => identity,
-            _ => {
-                self.login_refused(username, meta, "refused").await?;
-                return Err(unauthenticated("the user name or the password is wrong"));
-            }
-        };
+        let (Some((identity, false)), Some(stored)) = (found.filter(|_| right), stored) else { return Ok(None) };
         self.attempt_succeeded(attempt).await?;
-        self.begin_family(identity, meta).await
+        Ok(Some((identity, stored)))
     }
 
     async fn begin_family(&self, identity: Identity, meta: RequestMeta) -> Result<Tokens, Error> {

@@ -10,6 +10,7 @@ pub(crate) mod login;
 pub(crate) mod password;
 pub(crate) mod port_links;
 pub(crate) mod principals;
+pub(crate) mod remembered;
 pub(crate) mod review;
 pub(crate) mod roles;
 pub(crate) mod throttle;

@@ -27,6 +27,7 @@ pub fn all(loaded: &Loaded) -> Vec<Finding> {
     found.push(database(s));
     if s.has_role(Role::Server) {
         found.push(server(s.listen));
+        found.push(git(wharf_git::find()));
     }
     found.push(clock());
     found.extend(disk(&s.data_dir));
@@ -246,6 +247,33 @@ fn server(listen: SocketAddr) -> Finding {
             AREA,
             format!("{listen} cannot be bound"),
             "something else has it: stop that, or give --listen another port",
+        ),
+    }
+}
+
+/// Repositories need git and the lock of util-linux; all else works without.
+pub fn git(found: Result<wharf_git::Programs, wharf_git::GitError>) -> Finding {
+    const AREA: &str = "git";
+    let programs = match found {
+        Ok(programs) => programs,
+        Err(error) => {
+            return Finding::warn(
+                AREA,
+                format!("{error}: there can be no git repositories here"),
+                "apt install git util-linux, and start wharf anew",
+            );
+        }
+    };
+    let said = std::process::Command::new(&programs.git).arg("--version").output();
+    match said {
+        Ok(out) if out.status.success() => {
+            let version = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+            Finding::ok(AREA, format!("{version} ({})", programs.git.display()))
+        }
+        _ => Finding::warn(
+            AREA,
+            format!("{} does not run: there can be no git repositories here", programs.git.display()),
+            "apt install --reinstall git",
         ),
     }
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use super::checks::{host_and_port, interpreter};
+use super::checks::{git, host_and_port, interpreter};
 use super::*;
 
 #[test]
@@ -24,6 +24,17 @@ fn a_dynamic_program_is_told_from_a_static_one() {
     let mut elf = own[..0x40].to_vec();
     elf[0x38..0x3a].copy_from_slice(&[0, 0]);
     assert_eq!(interpreter(&elf), Some(false));
+}
+
+#[test]
+fn a_machine_without_git_is_told_what_is_missing_and_that_the_rest_works() {
+    let missing = git(Err(wharf_git::GitError::Missing("git")));
+    assert_eq!(missing.verdict, Verdict::Warn);
+    assert!(missing.seen.contains("git is not installed"), "{}", missing.seen);
+    assert!(missing.remedy.unwrap().contains("apt install git"));
+    let found = git(wharf_git::find());
+    assert_eq!(found.verdict, Verdict::Ok, "{}", found.seen);
+    assert!(found.seen.starts_with("git version 2."), "{}", found.seen);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::future::Future;
 use tokio::net::TcpListener;
 use wharf_chassis::Stop;
 use wharf_domain::Result;
-use wharf_server::{App, Serve};
+use wharf_server::{App, Git, Serve};
 
 use crate::control::Parts;
 
@@ -15,7 +15,10 @@ pub fn run(
     metrics: Option<TcpListener>,
     stop: Stop,
 ) -> impl Future<Output = Result<()>> + Send + use<> {
+    // Hooks of git run this program too.
+    let program = std::env::current_exe().unwrap_or_else(|_| "wharf".into());
     let app = App {
+        git: Git::new(&parts.store, &parts.settings, program),
         store: parts.store.clone(),
         runtimes: parts.runtimes.clone(),
         bus: parts.bus.clone(),

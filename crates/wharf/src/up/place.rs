@@ -89,7 +89,7 @@ pub fn make_directories(settings: &Settings, control: Option<&Account>) -> Resul
     }
     if control.is_some() || !root {
         for dir in
-            [settings.postgres_dir(), settings.keys_dir(), settings.spool_dir(), settings.control_run_dir()]
+            [settings.postgres_dir(), settings.keys_dir(), settings.spool_dir(), settings.git_dir(), settings.control_run_dir()]
         {
             make(&dir, 0o700, control)?;
         }

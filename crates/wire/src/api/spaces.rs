@@ -118,6 +118,10 @@ pub struct QuotasPatch {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     pub egress_bytes_per_day: Option<Option<u64>>,
+    /// Bytes of its git repositories together.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub git_bytes: Option<Option<u64>>,
 }
 
 /// What a space uses of its quotas.
@@ -139,6 +143,8 @@ pub struct SpaceUsage {
     pub model_cost_micro_usd_per_day: Used,
     /// Bytes that left and entered its sessions, today in UTC.
     pub egress_bytes_per_day: Used,
+    /// Bytes of its git repositories.
+    pub git_bytes: Used,
     /// Model requests of the days asked for.
     pub models: ModelReport,
 }

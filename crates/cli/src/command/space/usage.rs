@@ -77,6 +77,7 @@ pub(super) fn show(ctx: &Ctx, usage: api::SpaceUsage) -> anyhow::Result<()> {
         line("model_tokens_per_day", usage.model_tokens_per_day),
         line("model_cost_micro_usd_per_day", usage.model_cost_micro_usd_per_day),
         line("egress_bytes_per_day", usage.egress_bytes_per_day),
+        line("git_bytes", usage.git_bytes),
     ])?;
     let models = &usage.models;
     if models.lines.is_empty() {
