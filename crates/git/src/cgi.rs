@@ -217,7 +217,8 @@ where
     let broken = |cause, ended| Broken { cause, ended };
     let spawned = named(|| "start git http-backend".into(), command(root, call).spawn());
     let mut child = spawned.map_err(|e| broken(e, None))?;
-    let (Some(stdin), Some(mut stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    let (Some(stdin), Some(mut stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(broken(GitError::Unreadable("git http-backend has no pipes".into()), None));
     };
@@ -384,7 +385,8 @@ type Head = (u16, Vec<(String, String)>);
 
 /// Status and headers, once their end is there; what follows stays in the buffer.
 fn head(buffer: &mut BytesMut) -> Option<Result<Head>> {
-    let find = |mark: &[u8]| buffer.windows(mark.len()).position(|w| w == mark).map(|at| (at, at + mark.len()));
+    let find =
+        |mark: &[u8]| buffer.windows(mark.len()).position(|w| w == mark).map(|at| (at, at + mark.len()));
     let (end, begin) = find(b"\r\n\r\n").or_else(|| find(b"\n\n"))?;
     let text = buffer.split_to(begin);
     let Ok(text) = std::str::from_utf8(&text[..end]) else {

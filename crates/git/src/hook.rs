@@ -68,7 +68,8 @@ pub fn run(name: &str) -> ExitCode {
 }
 
 fn ask(name: &str) -> Result<Reply, String> {
-    let missing = |_| "this repository is pushed to over HTTP only; its hooks ask the server that runs git".to_owned();
+    let missing =
+        |_| "this repository is pushed to over HTTP only; its hooks ask the server that runs git".to_owned();
     let socket = std::env::var(SOCKET).map_err(missing)?;
     let push = std::env::var(PUSH).map_err(missing)?.parse().map_err(|_| "the push has no id".to_owned())?;
     let mut text = Vec::new();

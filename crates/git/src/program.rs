@@ -35,6 +35,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("receive.updateServerInfo", "false"),
     ("receive.advertisePushOptions", "false"),
     ("receive.denyDeleteCurrent", "refuse"),
+    // Would name commits that are collected a moment later.
+    ("gc.writeCommitGraph", "false"),
     ("gc.auto", "0"),
     ("gc.autoDetach", "false"),
     ("maintenance.auto", "false"),

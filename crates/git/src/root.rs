@@ -1,7 +1,8 @@
 //! The directory that holds all repositories:
 //!
 //! - `repos/<id>.git`, bare; whole as soon as it has that name
-//! - `trash/`, what was deleted and half made, on its way out
+//! - `new/`, what is being made; emptied at start
+//! - `trash/`, what was deleted, on its way out
 //! - `lost/`, directories with content that no row names: kept for whoever restores a database
 //! - `locks/<id>`, held shared by every push and alone by whoever removes something
 //! - `hooks/`, ours; `home/`, empty
@@ -48,18 +49,19 @@ impl Root {
         make(dir)?;
         // git compares paths by their real names.
         let dir = io(|| format!("look at {}", dir.display()), dir.canonicalize())?;
-        for part in ["repos", "trash", "lost", "locks", "hooks", "home"] {
+        // What was being made when a server died is nothing.
+        let new = dir.join("new");
+        if new.exists() {
+            io(|| format!("empty {}", new.display()), fs::remove_dir_all(&new))?;
+        }
+        for part in ["repos", "new", "trash", "lost", "locks", "hooks", "home"] {
             make(&dir.join(part))?;
         }
         if let Some(parent) = socket.parent() {
             make(parent)?;
         }
-        let root = Self(Arc::new(Inner {
-            dir,
-            socket: socket.to_owned(),
-            programs,
-            count: AtomicU64::new(0),
-        }));
+        let root =
+            Self(Arc::new(Inner { dir, socket: socket.to_owned(), programs, count: AtomicU64::new(0) }));
         for hook in ["pre-receive", "post-receive"] {
             root.write_hook(hook, program)?;
         }
@@ -125,16 +127,15 @@ impl Root {
         command
     }
 
-    fn fresh(&self, id: RepoId) -> PathBuf {
+    fn fresh(&self, part: &str, id: RepoId) -> PathBuf {
         let n = self.0.count.fetch_add(1, Ordering::Relaxed);
-        self.0.dir.join("trash").join(format!("{id}.{}.{n}", std::process::id()))
+        self.0.dir.join(part).join(format!("{id}.{}.{n}", std::process::id()))
     }
 
     /// Makes an empty repository, whole or not at all; answers its bytes. One that is there already stays.
     pub async fn make(&self, id: RepoId, branch: &Branch) -> Result<u64> {
         if !self.exists(id) {
-            // Half made things are in the trash already.
-            let new = self.fresh(id);
+            let new = self.fresh("new", id);
             let mut init = self.git(None);
             init.args(["init", "--quiet", "--bare", "--template="])
                 .arg(format!("--initial-branch={branch}"))
@@ -150,7 +151,7 @@ impl Root {
     /// Takes a repository away. Its bytes go later, with [`Self::empty_trash`].
     pub fn discard(&self, id: RepoId) -> Result<()> {
         let _ = fs::remove_file(self.lock_file(id));
-        match fs::rename(self.path(id), self.fresh(id)) {
+        match fs::rename(self.path(id), self.fresh("trash", id)) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => io(|| format!("discard {}", self.path(id).display()), other),
         }

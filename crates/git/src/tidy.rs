@@ -84,15 +84,17 @@ impl Root {
     }
 }
 
+/// As git writes it, in small letters.
+fn is_lock(name: &str) -> bool {
+    name.strip_suffix(".lock").is_some()
+}
+
 /// Everything that only a running git may own. The caller knows that none runs.
 fn sweep(repo: &Path) -> std::io::Result<()> {
-    let own = |name: &str| {
-        name.ends_with(".lock") || name == "HEAD.wharf" || name == "gc.pid" || name.starts_with(".tmp-")
-    };
-    let temporary = |name: &str| {
-        name.ends_with(".lock")
-            || ["tmp_", "incoming-", ".tmp-"].iter().any(|t| name.starts_with(t))
-    };
+    let own =
+        |name: &str| is_lock(name) || name == "HEAD.wharf" || name == "gc.pid" || name.starts_with(".tmp-");
+    let temporary =
+        |name: &str| is_lock(name) || ["tmp_", "incoming-", ".tmp-"].iter().any(|t| name.starts_with(t));
     remove(repo, &own)?;
     locks(&repo.join("refs"))?;
     let objects = repo.join("objects");
@@ -131,7 +133,7 @@ fn remove(dir: &Path, which: &dyn Fn(&str) -> bool) -> std::io::Result<()> {
 }
 
 fn locks(dir: &Path) -> std::io::Result<()> {
-    remove(dir, &|name| name.ends_with(".lock"))?;
+    remove(dir, &is_lock)?;
     for entry in read(dir)? {
         if entry.file_type()?.is_dir() {
             locks(&entry.path())?;

@@ -89,10 +89,13 @@ pub(crate) struct AsText;
 /// Writes the problem into `response`, keeping headers a layer below has set (such as `Allow`).
 pub(crate) fn render(response: &mut Response, error: &Error, request_id: &str) {
     let (text, media) = match response.extensions_mut().remove::<AsText>() {
-        Some(AsText) => {
-            (format!("{} ({}, request {request_id})\n", error.public, error.code).into_bytes(), "text/plain; charset=utf-8")
+        Some(AsText) => (
+            format!("{} ({}, request {request_id})\n", error.public, error.code).into_bytes(),
+            "text/plain; charset=utf-8",
+        ),
+        None => {
+            (serde_json::to_vec(&body(error, request_id)).unwrap_or_default(), "application/problem+json")
         }
-        None => (serde_json::to_vec(&body(error, request_id)).unwrap_or_default(), "application/problem+json"),
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));

@@ -80,7 +80,9 @@ fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
     match name {
         "up" => up::start(&given, &up::Args::from_arg_matches(sub)?)?,
         "serve" => up::serve(&given, &up::ServeArgs::from_arg_matches(sub)?)?,
-        "git-hook" => return Ok(wharf_git::hook::run(sub.get_one::<String>("NAME").map_or("", String::as_str))),
+        "git-hook" => {
+            return Ok(wharf_git::hook::run(sub.get_one::<String>("NAME").map_or("", String::as_str)));
+        }
         "jailer" => return roles::jailer::child(),
         "docker-runtime" => return roles::docker::child(),
         "control-plane" => return control::child(),

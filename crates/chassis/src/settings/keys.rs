@@ -155,7 +155,11 @@ pub const KEYS: &[Key] = &[
     ),
     key("gateway.connect_timeout_seconds", whole(1, 300), "how long a connection to an upstream may take"),
     key("gateway.idle_timeout_seconds", whole(1, 86_400), "how long nothing may be said on a connection"),
-    key("git.max_repo_bytes", whole(1 << 20, 1 << 50), "bytes of a git repository that has no limit of its own"),
+    key(
+        "git.max_repo_bytes",
+        whole(1 << 20, 1 << 50),
+        "bytes of a git repository that has no limit of its own",
+    ),
     key("git.max_requests", whole(1, 10_000), "requests of git clients that are served at the same time"),
     key("git.request_seconds", whole(10, 86_400), "how long one request of a git client may take"),
     key("retention.egress_days", whole(1, 3650), "how long lines of the egress log are kept"),

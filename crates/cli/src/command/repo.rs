@@ -109,7 +109,8 @@ fn size(text: &str) -> Result<Size, String> {
 }
 
 impl Show for api::Repo {
-    const HEAD: &'static [&'static str] = &["NAME", "DEFAULT", "PROTECTED", "SIZE", "PUSHED", "AGE", "CLONE URL"];
+    const HEAD: &'static [&'static str] =
+        &["NAME", "DEFAULT", "PROTECTED", "SIZE", "PUSHED", "AGE", "CLONE URL"];
     fn row(&self, now: Time) -> Vec<Cell> {
         let protected: Vec<&str> = self.protected.iter().map(BranchPattern::as_str).collect();
         let aged = |t| Cell::styled(age(t, now), Style::Dim);
@@ -129,7 +130,8 @@ impl Show for api::Repo {
 }
 
 impl Show for api::RepoBranch {
-    const HEAD: &'static [&'static str] = &["BRANCH", "COMMIT", "DEFAULT", "PROTECTED", "AGE", "AUTHOR", "SUBJECT"];
+    const HEAD: &'static [&'static str] =
+        &["BRANCH", "COMMIT", "DEFAULT", "PROTECTED", "AGE", "AUTHOR", "SUBJECT"];
     fn row(&self, now: Time) -> Vec<Cell> {
         let mark = |is: bool| if is { Cell::new("yes") } else { Cell::styled("-", Style::Dim) };
         vec![
@@ -137,7 +139,8 @@ impl Show for api::RepoBranch {
             Cell::new(self.commit.get(..10).unwrap_or(&self.commit)),
             mark(self.default),
             mark(self.protected),
-            self.committed_at.map_or(Cell::styled("-", Style::Dim), |t| Cell::styled(age(t, now), Style::Dim)),
+            self.committed_at
+                .map_or(Cell::styled("-", Style::Dim), |t| Cell::styled(age(t, now), Style::Dim)),
             Cell::new(&self.author),
             Cell::new(&self.subject),
         ]
@@ -165,8 +168,12 @@ impl Command {
                 ctx.out.made(&made)
             }
             Self::List { listing } => {
-                let none = format!("no git repositories in space {}; `wharf repo create NAME` makes one", space.name());
-                common::list::<api::Repo>(ctx, repos.list_where(listing.filters()?), &listing.paging, &none).await
+                let none = format!(
+                    "no git repositories in space {}; `wharf repo create NAME` makes one",
+                    space.name()
+                );
+                common::list::<api::Repo>(ctx, repos.list_where(listing.filters()?), &listing.paging, &none)
+                    .await
             }
             Self::Get { names } => common::get(ctx, &names, |n| async move { repos.get(&n).await }).await,
             Self::Update {
@@ -187,7 +194,10 @@ impl Command {
                         let have: Vec<&str> = was.protected.iter().map(BranchPattern::as_str).collect();
                         return Err(Refusal::usage(
                             format!("no protection of {name} is written {unknown}"),
-                            format!("it has: {}", if have.is_empty() { "none".into() } else { have.join(", ") }),
+                            format!(
+                                "it has: {}",
+                                if have.is_empty() { "none".into() } else { have.join(", ") }
+                            ),
                         )
                         .into());
                     }

@@ -7,8 +7,33 @@ fn a_branch_is_named_as_git_would_have_it() {
         assert_eq!(good.parse::<Branch>().unwrap().as_str(), good);
     }
     for bad in [
-        "", "-x", "@", "HEAD", "a..b", "a/../b", "../x", ".x", "a/.x", "x.lock", "a/x.LOCK", "a b", "a\tb", "a~1", "a^",
-        "a:b", "a?b", "a[b", "a\\b", "a*", "a/", "/a", "a//b", "a.", "a@{1}", "refs/heads/main", "a\u{0}b",
+        "",
+        "-x",
+        "@",
+        "HEAD",
+        "a..b",
+        "a/../b",
+        "../x",
+        ".x",
+        "a/.x",
+        "x.lock",
+        "a/x.LOCK",
+        "a b",
+        "a\tb",
+        "a~1",
+        "a^",
+        "a:b",
+        "a?b",
+        "a[b",
+        "a\\b",
+        "a*",
+        "a/",
+        "/a",
+        "a//b",
+        "a.",
+        "a@{1}",
+        "refs/heads/main",
+        "a\u{0}b",
     ] {
         let refused = bad.parse::<Branch>().unwrap_err();
         assert_eq!(refused.code, Code::InvalidField, "{bad}");
@@ -33,7 +58,8 @@ fn a_pattern_covers_what_it_says_and_no_more() {
 
 #[test]
 fn an_update_knows_what_it_does() {
-    let update = |old: &str, new: &str| RefUpdate { name: "refs/heads/x".into(), old: old.into(), new: new.into() };
+    let update =
+        |old: &str, new: &str| RefUpdate { name: "refs/heads/x".into(), old: old.into(), new: new.into() };
     let (zero, one) = ("0".repeat(40), "1".repeat(40));
     assert!(update(&zero, &one).creates() && !update(&zero, &one).deletes());
     assert!(update(&one, &zero).deletes() && !update(&one, &zero).creates());

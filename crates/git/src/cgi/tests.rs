@@ -3,7 +3,8 @@ use super::*;
 
 #[test]
 fn the_head_ends_where_it_ends_and_the_body_stays() {
-    let mut buffer = BytesMut::from(&b"Status: 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nbody\r\n\r\n"[..]);
+    let mut buffer =
+        BytesMut::from(&b"Status: 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nbody\r\n\r\n"[..]);
     let (status, headers) = head(&mut buffer).unwrap().unwrap();
     assert_eq!(status, 403);
     assert_eq!(headers, [("content-type".to_owned(), "text/plain".to_owned())]);

@@ -101,7 +101,8 @@ impl Git {
         }
         let root = self.root().await?;
         let turn = tokio::time::timeout(TURN, self.turn(pushing.repo).lock_owned()).await;
-        let turn = turn.map_err(|_| Error::new(Code::Timeout, "other pushes to the repository take long; push again"))?;
+        let turn = turn
+            .map_err(|_| Error::new(Code::Timeout, "other pushes to the repository take long; push again"))?;
         // What a push before this one left open, when the database was away at its end.
         for open in self.system().open_pushes(Some(pushing.repo)).await? {
             self.settle_open(root, &open).await?;
@@ -134,13 +135,8 @@ impl Git {
                 return self.refuse(scope, &permit, &ask.updates, Error::new(Code::Forbidden, why)).await;
             }
         };
-        let push = NewPush {
-            id: pushing.id,
-            updates: ask.updates,
-            bytes,
-            rewinds,
-            max_bytes: self.most_bytes(),
-        };
+        let push =
+            NewPush { id: pushing.id, updates: ask.updates, bytes, rewinds, max_bytes: self.most_bytes() };
         if let Err(error) = scope.repos().admit(&permit, &push).await {
             if error.code != Code::QuotaExceeded {
                 return Err(error);
@@ -177,7 +173,10 @@ impl Git {
         let caller = self.0.store.authenticate(pushing.credential.clone(), pushing.caller.meta()).await;
         caller.map_err(|e| {
             if e.code == Code::Unauthenticated || e.code == Code::TokenExpired {
-                Error::new(e.code, "the credential of this push is not valid any more; nothing of it was taken")
+                Error::new(
+                    e.code,
+                    "the credential of this push is not valid any more; nothing of it was taken",
+                )
             } else {
                 e
             }
@@ -244,9 +243,10 @@ impl Git {
 fn told(settled: Settled) -> Vec<String> {
     let repo = settled.repo;
     let used = settled.done.is_empty().then(|| "no ref was changed".to_owned());
-    let full = repo.max_bytes.filter(|most| repo.size_bytes * 10 > most * 9).map(|most| {
-        format!("repository {} holds {} of {most} bytes", repo.name, repo.size_bytes)
-    });
+    let full = repo
+        .max_bytes
+        .filter(|most| repo.size_bytes * 10 > most * 9)
+        .map(|most| format!("repository {} holds {} of {most} bytes", repo.name, repo.size_bytes));
     used.into_iter().chain(full).collect()
 }
 
@@ -265,7 +265,8 @@ async fn judge(
         let there = now.get(&update.name);
         let expected = if update.creates() { there.is_none() } else { there == Some(&update.old) };
         if !expected {
-            let wanted = if update.creates() { "not there".to_owned() } else { format!("at {}", short(&update.old)) };
+            let wanted =
+                if update.creates() { "not there".to_owned() } else { format!("at {}", short(&update.old)) };
             refused.push(format!(
                 "{} is {}, and this push takes it to be {wanted}: somebody else pushed meanwhile; fetch and push again",
                 update.name,

@@ -132,7 +132,12 @@ fn credential(parts: &Parts) -> Result<Credential, Error> {
 }
 
 /// Who asks, for what, and whether they may; then git.
-async fn serve(app: App, request: Request, service: Option<Service>, advertise: bool) -> Result<Response, Error> {
+async fn serve(
+    app: App,
+    request: Request,
+    service: Option<Service>,
+    advertise: bool,
+) -> Result<Response, Error> {
     let (mut parts, body) = request.into_parts();
     let credential = credential(&parts)?;
     let Ok(Anonymous(meta)) = Anonymous::from_request_parts(&mut parts, &app).await else {
@@ -148,7 +153,8 @@ async fn serve(app: App, request: Request, service: Option<Service>, advertise: 
         return Err(Error::new(Code::InvalidField, detail).field("service"));
     };
     let pushes = service == Service::ReceivePack && !advertise;
-    let free = if pushes { Some(scope.repos().room_left(&permit, app.git.most_bytes()).await?) } else { None };
+    let free =
+        if pushes { Some(scope.repos().room_left(&permit, app.git.most_bytes()).await?) } else { None };
     let repo = permit.into_row();
     // Nothing of the database is held while git works.
     drop(scope);
@@ -158,7 +164,11 @@ async fn serve(app: App, request: Request, service: Option<Service>, advertise: 
         service,
         advertise,
         gzip,
-        length: parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()),
+        length: parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse().ok()),
         protocol: protocol(&parts.headers),
         user: caller.identity().name.clone(),
         push: pushes.then(PushId::new),
@@ -172,7 +182,8 @@ fn checked(parts: &Parts, service: Service, advertise: bool) -> Result<bool, Err
     if advertise {
         return Ok(false);
     }
-    let text = |name: HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
+    let text =
+        |name: HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
     let wanted = format!("application/x-{}-request", service.as_str());
     if !text(header::CONTENT_TYPE).eq_ignore_ascii_case(&wanted) {
         return Err(Error::new(Code::UnsupportedMediaType, format!("the body of this request is {wanted}")));
@@ -182,7 +193,10 @@ fn checked(parts: &Parts, service: Service, advertise: bool) -> Result<bool, Err
         "gzip" | "x-gzip" => Ok(true),
         other => {
             let shown: String = other.chars().take(40).collect();
-            Err(Error::new(Code::UnsupportedMediaType, format!("a body is sent as it is or as gzip, not as {shown:?}")))
+            Err(Error::new(
+                Code::UnsupportedMediaType,
+                format!("a body is sent as it is or as gzip, not as {shown:?}"),
+            ))
         }
     }
 }
@@ -221,8 +235,12 @@ impl Git {
     ) -> Result<Response, Error> {
         let root = self.root().await?.clone();
         if !root.exists(repo.id) {
-            let detail = format!("the files of repository {} are not on this server; its administrator restores them", repo.name);
-            return Err(Error::new(Code::Unavailable, detail).because(format!("there is no {}", root.path(repo.id).display())));
+            let detail = format!(
+                "the files of repository {} are not on this server; its administrator restores them",
+                repo.name
+            );
+            return Err(Error::new(Code::Unavailable, detail)
+                .because(format!("there is no {}", root.path(repo.id).display())));
         }
         let place = self.place().await?;
         let pushing = call.push.map(|id| Pushing::new(id, credential, caller, repo, app.store.now()));
@@ -267,7 +285,11 @@ async fn attend(
     match wharf_git::serve(root, call, body, bounds, hold).await {
         Ok(started) => {
             // A caller who is gone drops the answer, and that ends the processes.
-            let _ = tell.send(respond(started.answer.status, &started.answer.headers, started.answer.body.boxed()));
+            let _ = tell.send(respond(
+                started.answer.status,
+                &started.answer.headers,
+                started.answer.body.boxed(),
+            ));
             started.ended.await.ok()
         }
         Err(broken) => {

@@ -52,7 +52,8 @@ fn show(app: &App, space: &Name, r: Repo) -> api::Repo {
 
 fn check_bytes(max: Option<u64>) -> Result<(), Error> {
     if max.is_some_and(|n| n > quota::MAX) {
-        let detail = format!("max_bytes is at most {}; leave it out for the installation's limit", quota::MAX);
+        let detail =
+            format!("max_bytes is at most {}; leave it out for the installation's limit", quota::MAX);
         return Err(Error::new(Code::InvalidField, detail).field("max_bytes"));
     }
     Ok(())
@@ -217,7 +218,8 @@ pub(crate) async fn list_branches(
     bounded("cursor", query.cursor.as_deref(), 400)?;
     let after = query.cursor.as_deref().map(|c| {
         let decoded = B64.decode(c).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let refuse = || Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one");
+        let refuse =
+            || Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one");
         decoded.ok_or_else(|| refuse().field("cursor"))
     });
     let after = after.transpose()?;

@@ -17,7 +17,9 @@ pub fn body(operation: &str) -> Option<Value> {
         "impersonate" => json!({"principal": "user/admin", "seconds": 60}),
         "review_access" => json!({"verb": "get", "group": "sessions", "resource": "sessions"}),
         "create_user" => json!({"name": "new", "password": "long enough to pass"}),
-        "create_agent" | "create_service_account" | "create_space" | "create_token" | "create_repo" => json!({"name": "new"}),
+        "create_agent" | "create_service_account" | "create_space" | "create_token" | "create_repo" => {
+            json!({"name": "new"})
+        }
         "create_role" => {
             json!({"name": "new", "rules": [{"groups": ["core"], "resources": ["*"], "verbs": ["get"]}]})
         }

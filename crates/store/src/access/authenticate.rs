@@ -64,7 +64,9 @@ impl Store {
             {
                 password
             }
-            Credential::Basic { username, password } => return self.by_password(username, password, meta).await,
+            Credential::Basic { username, password } => {
+                return self.by_password(username, password, meta).await;
+            }
         };
         let text = token.expose_str().ok_or_else(|| unauthenticated("the token is not text"))?;
         if text.starts_with(tokens::PREFIX) {
@@ -76,7 +78,12 @@ impl Store {
     }
 
     /// The same guard as at a login, without beginning one.
-    async fn by_password(&self, username: &str, password: &Plain, meta: RequestMeta) -> Result<Caller, Error> {
+    async fn by_password(
+        &self,
+        username: &str,
+        password: &Plain,
+        meta: RequestMeta,
+    ) -> Result<Caller, Error> {
         if let Some(caller) = self.remembered(username, password, meta).await? {
             return Ok(caller);
         }
@@ -109,7 +116,9 @@ impl Store {
         .await
         .or_domain()?;
         let Some(row) = row else { return Ok(None) };
-        let Some(stored) = row.try_get::<Option<String>, _>("password_hash").or_domain()? else { return Ok(None) };
+        let Some(stored) = row.try_get::<Option<String>, _>("password_hash").or_domain()? else {
+            return Ok(None);
+        };
         if !self.0.remembered.knows(username, password, &stored, self.now())? {
             return Ok(None);
         }

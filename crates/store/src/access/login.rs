@@ -79,7 +79,9 @@ impl Store {
             found = Some((identity, row.try_get::<bool, _>("disabled").or_domain()?));
         }
         let right = password::verify(password, stored.as_deref()).await?;
-        let (Some((identity, false)), Some(stored)) = (found.filter(|_| right), stored) else { return Ok(None) };
+        let (Some((identity, false)), Some(stored)) = (found.filter(|_| right), stored) else {
+            return Ok(None);
+        };
         self.attempt_succeeded(attempt).await?;
         Ok(Some((identity, stored)))
     }

@@ -279,8 +279,10 @@ fn check(description: Option<&str>, protected: Option<&[BranchPattern]>) -> Resu
         return Err(Error::new(Code::InvalidField, "a description has up to 1024 bytes").field("description"));
     }
     if protected.is_some_and(|p| p.len() > limits::REPO_PROTECTED) {
-        let detail =
-            format!("a repository has up to {} patterns of protected branches (REPO_PROTECTED)", limits::REPO_PROTECTED);
+        let detail = format!(
+            "a repository has up to {} patterns of protected branches (REPO_PROTECTED)",
+            limits::REPO_PROTECTED
+        );
         return Err(Error::new(Code::InvalidField, detail).field("protected"));
     }
     Ok(())

@@ -42,7 +42,11 @@ impl Repos<'_> {
         let after = permit.size_bytes.saturating_add(push.bytes);
         // What frees something is let in however full it is.
         if push.bytes > 0 && after > most {
-            let advice = if permit.max_bytes.is_some() { "its max_bytes" } else { "its max_bytes (now the installation's git.max_repo_bytes)" };
+            let advice = if permit.max_bytes.is_some() {
+                "its max_bytes"
+            } else {
+                "its max_bytes (now the installation's git.max_repo_bytes)"
+            };
             return Err(Error::new(
                 Code::QuotaExceeded,
                 format!(

@@ -112,11 +112,12 @@ impl System {
         let mut scope = self.scope(push.space).await?;
         self.may_keep_repos(Some(push.space))?;
         let now = scope.now();
-        let Some(old) = sqlx::query("select bytes from repos where id = $1 and deleted_at is null for no key update")
-            .bind(push.repo.uuid())
-            .fetch_optional(scope.tx()?)
-            .await
-            .or_domain()?
+        let Some(old) =
+            sqlx::query("select bytes from repos where id = $1 and deleted_at is null for no key update")
+                .bind(push.repo.uuid())
+                .fetch_optional(scope.tx()?)
+                .await
+                .or_domain()?
         else {
             return Ok(None);
         };

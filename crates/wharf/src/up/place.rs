@@ -88,9 +88,13 @@ pub fn make_directories(settings: &Settings, control: Option<&Account>) -> Resul
         make(&settings.jail_dir(), 0o700, None)?;
     }
     if control.is_some() || !root {
-        for dir in
-            [settings.postgres_dir(), settings.keys_dir(), settings.spool_dir(), settings.git_dir(), settings.control_run_dir()]
-        {
+        for dir in [
+            settings.postgres_dir(),
+            settings.keys_dir(),
+            settings.spool_dir(),
+            settings.git_dir(),
+            settings.control_run_dir(),
+        ] {
             make(&dir, 0o700, control)?;
         }
         reachable(&settings.data_dir, control)?;
