@@ -218,7 +218,7 @@ fn leftovers(dir: &Path) -> Vec<PathBuf> {
     while let Some(at) = dirs.pop() {
         for entry in std::fs::read_dir(at).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".lock") || name.starts_with("tmp_") || name.contains("incoming") {
+            if name.strip_suffix(".lock").is_some() || name.starts_with("tmp_") || name.contains("incoming") {
                 found.push(entry.path());
             } else if entry.path().is_dir() {
                 dirs.push(entry.path());
