@@ -55,6 +55,11 @@ impl Store {
                 let detail = "links are made by those they speak for; log in as the one you act for";
                 return Err(Error::new(Code::Forbidden, detail));
             }
+            // A link ends with the login or token it was made with, and a password alone is neither.
+            CredentialKind::Password => {
+                let detail = "a link is made with a login or an API token; log in first";
+                return Err(Error::new(Code::Forbidden, detail));
+            }
         };
         let sub = caller.identity().id.uuid();
         let claims = |iat, exp| Link {
