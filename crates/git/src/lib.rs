@@ -4,6 +4,7 @@
 //! says becomes a path. Refuses to read any configuration but what it hands over: no system or user file, no hook but
 //! its own, no variable of this process.
 
+mod archive;
 mod cgi;
 mod gate;
 pub mod hook;
@@ -12,6 +13,7 @@ mod repo;
 mod root;
 mod tidy;
 
+pub use archive::Found;
 pub use cgi::{Answer, Bounds, Broken, Call, Ended, Hold, Service, Started, serve};
 pub use gate::listen;
 pub use hook::{Ask, Reply};

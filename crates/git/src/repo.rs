@@ -34,7 +34,7 @@ pub(crate) async fn quickly(command: Command, what: &str) -> Result<Vec<u8>> {
     }
 }
 
-async fn ask(mut command: Command, what: &str) -> Result<(Option<i32>, Vec<u8>, String)> {
+pub(crate) async fn ask(mut command: Command, what: &str) -> Result<(Option<i32>, Vec<u8>, String)> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let ran = tokio::time::timeout(QUICK, command.output()).await;
     let out = ran.map_err(|_| GitError::Slow(what.to_owned()))?;

@@ -13,6 +13,8 @@ use wharf_store::repos::{NewPush, OpenPush, Repo, Settled};
 use wharf_store::{Caller, Credential};
 
 use super::{Git, lock};
+use crate::app::App;
+use crate::routes::build_sources;
 
 /// How long a push waits for the one before it, whose refs are being moved.
 const TURN: Duration = Duration::from_secs(60);
@@ -28,6 +30,8 @@ pub(super) struct Pushing {
     pub id: PushId,
     pub credential: Credential,
     pub caller: Caller,
+    /// What begins the builds of those who follow.
+    app: App,
     pub since: Time,
     pub space: SpaceId,
     pub repo: RepoId,
@@ -36,12 +40,13 @@ pub(super) struct Pushing {
 }
 
 impl Pushing {
-    pub fn new(id: PushId, credential: Credential, caller: Caller, repo: &Repo, since: Time) -> Arc<Self> {
+    pub fn new(id: PushId, credential: Credential, caller: Caller, repo: &Repo, app: App) -> Arc<Self> {
         Arc::new(Self {
             id,
             credential,
             caller,
-            since,
+            since: app.store.now(),
+            app,
             space: repo.space,
             repo: repo.id,
             hold: Hold::default(),
@@ -74,7 +79,13 @@ impl Git {
         };
         let answer = match ask.hook.as_str() {
             "pre-receive" => self.let_in(&pushing, ask).await.map(|()| Vec::new()),
-            "post-receive" => self.settle(&pushing).await.map(|settled| settled.map_or_else(Vec::new, told)),
+            "post-receive" => match self.settle(&pushing).await {
+                Ok(Some(settled)) => {
+                    let builds = self.build(&pushing, &settled).await;
+                    Ok(told(settled).into_iter().chain(builds).collect())
+                }
+                other => other.map(|_| Vec::new()),
+            },
             other => Err(Error::new(Code::BadRequest, format!("there is no hook {other} here"))),
         };
         match answer {
@@ -199,6 +210,14 @@ impl Git {
         }
     }
 
+    /// Builds the agents that follow what was pushed. What keeps one from it is said, and is no fault of the push.
+    async fn build(&self, pushing: &Pushing, settled: &Settled) -> Vec<String> {
+        let changed = settled.done.iter().filter(|u| !u.deletes());
+        let branches: Vec<String> = changed.filter_map(|u| u.branch().map(str::to_owned)).collect();
+        let (Ok(root), false) = (self.root().await, branches.is_empty()) else { return Vec::new() };
+        build_sources::pushed(&pushing.app, root, &pushing.caller, &settled.repo, &branches).await
+    }
+
     /// The refs on the disk tell: nobody else moves them before this is written down.
     pub(super) async fn settle_open(&self, root: &Root, open: &OpenPush) -> Result<Option<Settled>, Error> {
         let names: Vec<String> = open.updates.iter().map(|u| u.name.clone()).collect();
@@ -224,7 +243,11 @@ impl Git {
         let mut pause = Duration::from_millis(200);
         for attempt in 1..=TRIES {
             match self.settle(pushing).await {
-                Ok(_) => break,
+                Ok(Some(settled)) => {
+                    self.build(pushing, &settled).await;
+                    break;
+                }
+                Ok(None) => break,
                 Err(error) if attempt == TRIES => {
                     tracing::warn!(%error, repo = %pushing.repo, "what became of a push is not written down; the next push does it");
                 }

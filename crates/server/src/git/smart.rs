@@ -243,7 +243,7 @@ impl Git {
                 .because(format!("there is no {}", root.path(repo.id).display())));
         }
         let place = self.place().await?;
-        let pushing = call.push.map(|id| Pushing::new(id, credential, caller, repo, app.store.now()));
+        let pushing = call.push.map(|id| Pushing::new(id, credential, caller, repo, app.clone()));
         if let Some(pushing) = &pushing {
             self.begin(pushing);
         }

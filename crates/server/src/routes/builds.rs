@@ -18,11 +18,11 @@ use wharf_ports::Topic;
 use wharf_store::agents::blobs::{Blob, Hasher};
 use wharf_store::agents::{Build, BuildState, NewBuild};
 use wharf_store::sessions::NewSession;
-use wharf_store::{Caller, PageRequest, Permit};
+use wharf_store::{Caller, PageRequest, Permit, Store};
 use wharf_wire::api;
 
 use super::packages::AgentPath;
-use super::{promises, sessions, view};
+use super::{build_sources, promises, sessions, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
@@ -97,6 +97,8 @@ pub(crate) async fn start_build(
     scope.builds().allow(&name).await?;
     drop(scope);
     let key = Key::of(&request)?;
+    let request_host =
+        request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let raw = request.uri().query().unwrap_or_default().to_owned();
     let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (asked, key) = match media.split(';').next().unwrap_or_default().trim() {
@@ -104,11 +106,12 @@ pub(crate) async fn start_build(
             let bytes = axum::body::to_bytes(request.into_body(), limits::BODY_BYTES)
                 .await
                 .map_err(|e| Error::new(Code::TooLarge, "the body is too large").because(e))?;
-            (from_git(&query, &bytes)?, key.body(&raw, &bytes))
+            let host = request_host;
+            (from_git(&app, &caller, &at, &query, &bytes, host.as_deref()).await?, key.body(&raw, &bytes))
         }
         "application/x-tar" | "application/octet-stream" => {
             let body = request.into_body().into_data_stream().map_err(io::Error::other);
-            let blob = keep(&app, body).await?;
+            let blob = keep(&app.store, body).await?;
             let key = key.body(&raw, blob.digest.as_bytes());
             (Asked { image: query.image, ..Asked::of(json!({"upload": blob.digest}), Some(blob)) }, key)
         }
@@ -155,13 +158,12 @@ pub(crate) async fn begin(
     let agent = scope.agents().permit(&at.agent, Verb::Get).await?;
     let allowed = scope.builds().allow(&agent.name).await?;
     let defaults = view::defaults(scope.space()?.defaults.clone())?;
-    let settings = &app.settings.sessions;
-    let mut resources = defaults.resources.unwrap_or_default().over(settings.default_resources);
+    let mut resources = defaults.resources.unwrap_or_default().over(app.settings.sessions.default_resources);
     if let Some(patch) = asked.resources {
         resources = patch.over(resources);
     }
     sessions::check_resources(app, &resources)?;
-    let image = asked.image.or(defaults.image).unwrap_or_else(|| settings.default_image.clone());
+    let image = asked.image.or(defaults.image).unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
     promises::disk(app, &runtime, resources.disk_mib).await?;
     let new = NewSession {
@@ -181,17 +183,29 @@ pub(crate) async fn begin(
     Ok(build)
 }
 
-fn from_git(query: &BuildQuery, bytes: &[u8]) -> Result<Asked, Error> {
+async fn from_git(
+    app: &App,
+    caller: &Caller,
+    at: &AgentPath,
+    query: &BuildQuery,
+    bytes: &[u8],
+    host: Option<&str>,
+) -> Result<Asked, Error> {
     let body: api::StartBuild = serde_json::from_slice(bytes)
         .map_err(|e| Error::new(Code::InvalidField, format!("that is no build to begin: {e}")))?;
     if query.image.is_some() {
         let detail = "of a build from a repository the image is named in the body";
         return Err(Error::new(Code::InvalidField, detail).field("image"));
     }
-    let remote: Remote = body.git.url.parse().map_err(|e: Error| e.field("git.url"))?;
     if let Some(reference) = &body.git.reference {
         remote::check_ref(reference).map_err(|e| e.field("git.ref"))?;
     }
+    let public = app.settings.url();
+    if let Some(own) = build_sources::own(&body.git.url, host, &public) {
+        let source = build_sources::of_repo(app, caller, &at.at.space, &own, &body.git).await?;
+        return Ok(Asked { image: body.image, resources: body.resources, ..source });
+    }
+    let remote: Remote = body.git.url.parse().map_err(|e: Error| e.field("git.url"))?;
     Ok(Asked {
         image: body.image,
         resources: body.resources,
@@ -202,10 +216,10 @@ fn from_git(query: &BuildQuery, bytes: &[u8]) -> Result<Asked, Error> {
 
 /// Keeps a package's source: a tar of its directory.
 pub(crate) async fn keep(
-    app: &App,
+    store: &Store,
     mut body: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,
 ) -> Result<Blob, Error> {
-    let mut writer = app.store.blob_writer(limits::SOURCE_BYTES).await?;
+    let mut writer = store.blob_writer(limits::SOURCE_BYTES).await?;
     let mut hasher = Hasher::default();
     let mut taken = 0;
     while let Some(chunk) = body.next().await {

@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 mod auth;
+pub(crate) mod build_sources;
 mod builds;
 mod computer;
 mod connections;

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::rbac::{Resource, Verb};
-use wharf_domain::{AgentId, BuildId, Error, Name, SessionId, SpaceId, Time};
+use wharf_domain::{AgentId, BuildId, Error, Name, RepoId, SessionId, SpaceId, Time};
 use wharf_ports::Topic;
 
 use super::Agent;
@@ -45,7 +45,7 @@ pub struct Build {
     pub agent: Name,
     pub state: BuildState,
     pub reason: Option<String>,
-    /// `{git: {url, ref, commit}}` or `{upload: digest}`.
+    /// `{git: {url, ref, commit}}` or `{upload: digest}`; of a repository of the space also `repo` (its id) and `branch`.
     pub source: Value,
     #[serde(skip)]
     pub blob: Option<Uuid>,
@@ -182,6 +182,46 @@ impl Builds<'_> {
         .or_domain()?;
         let rows = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(request.page(rows, |b| b.id.uuid()))
+    }
+}
+
+/// An agent whose newest build came from a branch of one of the space's repositories: it follows that branch.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    pub agent: AgentId,
+    pub name: Name,
+    pub branch: String,
+}
+
+/// Agents that one push builds.
+const FOLLOWERS: i64 = 20;
+
+impl Builds<'_> {
+    /// Agents that follow one of these branches.
+    pub async fn following(&mut self, repo: RepoId, branches: &[String]) -> Result<Vec<Follower>, Error> {
+        let space = self.0.space()?.id;
+        let rows = sqlx::query(
+            "select a.id, a.name, n.source ->> 'branch' as branch from agents a cross join lateral
+                (select source from builds b where b.agent_id = a.id order by b.id desc limit 1) n
+             where a.space_id = $1 and n.source ->> 'repo' = $2 and n.source ->> 'branch' = any($3)
+             order by a.name limit $4",
+        )
+        .bind(space.uuid())
+        .bind(repo.to_string())
+        .bind(branches)
+        .bind(FOLLOWERS)
+        .fetch_all(self.0.tx()?)
+        .await
+        .or_domain()?;
+        rows.iter()
+            .map(|row| {
+                Ok(Follower {
+                    agent: AgentId::from_uuid(row.try_get("id").or_domain()?),
+                    name: name(row, "name")?,
+                    branch: row.try_get("branch").or_domain()?,
+                })
+            })
+            .collect()
     }
 }
 

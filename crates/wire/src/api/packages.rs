@@ -112,7 +112,8 @@ pub struct StartBuild {
 #[serde(deny_unknown_fields)]
 pub struct GitSource {
     /// An `https://` or `http://` address, without a credential in it: connections of the space bring that. An ssh address
-    /// (`git@example.com:team/agent.git`) is fetched from its host over https.
+    /// (`git@example.com:team/agent.git`) is fetched from its host over https. `/git/{space}/{repo}.git` is a repository of
+    /// Wharf's own: the agent follows the branch it is built from, and every push to that builds it anew.
     #[schema(max_length = 2048)]
     pub url: String,
     /// A branch, tag or commit; the default branch when absent.
@@ -147,7 +148,7 @@ pub struct Build {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// `{git: {url, ref, commit}}` or `{upload: digest}`.
+    /// `{git: {url, ref, commit}}` or `{upload: digest}`; of a repository of the space also `repo` (its id) and `branch`.
     pub source: serde_json::Value,
     /// The session it is built in. It is deleted when the build ends; deleting it ends the build.
     pub session: SessionId,
