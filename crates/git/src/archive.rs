@@ -41,7 +41,9 @@ impl Root {
 
     async fn commit(&self, id: RepoId, name: &str) -> Result<Option<String>> {
         let mut command = self.git(Some(id));
-        command.args(["rev-parse", "--verify", "--quiet", "--end-of-options"]).arg(format!("{name}^{{commit}}"));
+        command
+            .args(["rev-parse", "--verify", "--quiet", "--end-of-options"])
+            .arg(format!("{name}^{{commit}}"));
         let (code, out, _) = ask(command, "rev-parse").await?;
         let commit = String::from_utf8_lossy(&out).trim().to_owned();
         Ok((code == Some(0) && !commit.is_empty()).then_some(commit))
@@ -58,7 +60,8 @@ impl Root {
         command.args(["archive", "--format=tar"]).arg(format!("{commit}^{{tree}}"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = said(|| "run git archive".to_owned(), command.spawn())?;
-        let out = child.stdout.take().ok_or_else(|| GitError::Unreadable("git archive has no output".into()))?;
+        let out =
+            child.stdout.take().ok_or_else(|| GitError::Unreadable("git archive has no output".into()))?;
         Ok(stream::unfold(Some((child, out)), next).boxed())
     }
 }

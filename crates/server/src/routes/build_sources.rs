@@ -68,7 +68,10 @@ pub(super) async fn of_repo(
     let Some(found) = root.find(repo.id, git.reference.as_deref(), &repo.default_branch).await? else {
         let detail = match &git.reference {
             Some(name) => format!("repository {} has no branch, tag or commit {name}", repo.name),
-            None => format!("branch {} of repository {} is not there: push to it first", repo.default_branch, repo.name),
+            None => format!(
+                "branch {} of repository {} is not there: push to it first",
+                repo.default_branch, repo.name
+            ),
         };
         return Err(refuse("git.ref", detail));
     };
@@ -106,7 +109,9 @@ pub(crate) async fn pushed(
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(%error, repo = %repo.id, "whom a push builds could not be looked up");
-            return vec!["agents that follow this repository could not be looked up; they are not built".to_owned()];
+            return vec![
+                "agents that follow this repository could not be looked up; they are not built".to_owned(),
+            ];
         }
     };
     let mut said = Vec::new();
@@ -133,10 +138,8 @@ async fn begin_for(
     let branch = Some(follower.branch.as_str());
     let found = root.find(repo.id, branch, &repo.default_branch).await?;
     let found = found.ok_or_else(|| Error::not_found("branch", &follower.branch))?;
-    let at = AgentPath {
-        at: SpacePath { space: NameOrId::Id(repo.space) },
-        agent: NameOrId::Id(follower.agent),
-    };
+    let at =
+        AgentPath { at: SpacePath { space: NameOrId::Id(repo.space) }, agent: NameOrId::Id(follower.agent) };
     let asked = of_commit(&app.store, root, repo, space, &found, branch).await?;
     begin(app, caller, &at, asked, None).await
 }

@@ -97,8 +97,7 @@ pub(crate) async fn start_build(
     scope.builds().allow(&name).await?;
     drop(scope);
     let key = Key::of(&request)?;
-    let request_host =
-        request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let request_host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let raw = request.uri().query().unwrap_or_default().to_owned();
     let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (asked, key) = match media.split(';').next().unwrap_or_default().trim() {

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::beyond::Beyond;
 use crate::cli::User;
 use crate::installation::{Installation, Outside, image_archive, possible};
@@ -239,6 +241,79 @@ async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
     let builds = admin.json(&["agent", "builds", "berths"]);
     let last = builds.as_array().unwrap().last().unwrap();
     assert_eq!(last["source"]["git"]["commit"], commit.trim(), "{last}");
+    drop(admin);
+    wharf.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_a_repository_of_wharfs_own_builds_the_agents_that_follow_it() {
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+    let wharf = Installation::start().await;
+    wharf.import(&archive, "base").await;
+    let admin = login(&wharf);
+    wharf.post("/v1/spaces/yard/repos", json!({ "name": "harbour" })).await;
+    let url = format!("http://{}/git/yard/harbour.git", wharf.address);
+    let tree = tempfile::tempdir().unwrap();
+    copy(&example("triage"), tree.path());
+    let header = format!("http.extraHeader=Authorization: Bearer {}", wharf.bearer().await);
+    let git = |args: &[&str]| {
+        let out = Command::new("git")
+            .args(["-c", "user.name=a", "-c", "user.email=a@b.test", "-c", &header, "-C"])
+            .arg(tree.path())
+            .args(args)
+            .output()
+            .unwrap();
+        let said = [out.stdout, out.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(out.status.success(), "git {args:?}: {said}\n{}", wharf.log());
+        said
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "first"]);
+    let said = git(&["push", &url, "main"]);
+    assert!(!said.contains("build of agent"), "nobody follows it yet: {said}");
+
+    // Nothing of the build's computer reaches the repository: the files are brought to it.
+    built(&admin, &["triage", "--git", &url]);
+    admin.ok(&["session", "create", "one", "--agent", "triage", "--wait"], b"");
+    assert!(answers(&admin, "one", "a tanker").contains("berth 5"));
+
+    let push = |branch: &str| {
+        git(&["commit", "-qam", "more"]);
+        let said = git(&["push", &url, &format!("HEAD:{branch}")]);
+        let at = said.find("`wharf agent log ").map(|at| &said[at + 17..]);
+        at.and_then(|rest| rest.split('`').next()).map(str::to_owned)
+    };
+    let path = tree.path().join("triage.py");
+    let source = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, source.replace("\"tanker\": 5", "\"tanker\": 6")).unwrap();
+    let build = push("main").expect("a push to the branch it follows builds it");
+    let log = admin.says(&["agent", "log", &build]);
+    assert!(log.contains("packed ") && log.contains("succeeded"), "{log}");
+    admin.ok(&["session", "create", "two", "--agent", "triage", "--wait"], b"");
+    assert!(answers(&admin, "two", "a tanker").contains("berth 6"));
+    assert!(answers(&admin, "one", "a tanker").contains("berth 5"), "it keeps what it has");
+
+    // Another branch is nobody's; a push that does not build is a push all the same, and changes no version.
+    std::fs::write(tree.path().join("wharf.toml"), "kind = \"pyton\"\n").unwrap();
+    assert_eq!(push("trial"), None);
+    std::fs::write(tree.path().join("wharf.toml"), "kind = \"pythn\"\n").unwrap();
+    let build = push("main").expect("it is tried");
+    let out = admin.run(&["agent", "log", &build], b"");
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(admin.json(&["agent", "get", "triage"])["active_version"], 2);
+
+    // What is not there is said before anything is begun.
+    for (url, said) in [
+        (format!("{url}#nowhere"), "has no branch, tag or commit nowhere"),
+        (format!("http://{}/git/lab/harbour.git", wharf.address), "own space"),
+        (format!("http://{}/git/yard/missing.git", wharf.address), "missing"),
+    ] {
+        let out = admin.run(&["agent", "build", "triage", "--git", &url], b"");
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains(said), "{url}: {text}");
+    }
     drop(admin);
     wharf.finish();
 }
