@@ -1,6 +1,7 @@
 //! How each thing of the API looks as a row.
 
 use wharf_domain::Time;
+use wharf_domain::guard::ApprovalState;
 use wharf_domain::session::{State, TurnState};
 use wharf_wire::api;
 
@@ -149,6 +150,49 @@ impl Show for api::Published {
     }
     fn name(&self) -> String {
         self.name.to_string()
+    }
+}
+
+impl Show for api::Policy {
+    const HEAD: &'static [&'static str] = &["NAME", "PRIORITY", "RULES", "PHASES", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let mut phases: Vec<&str> = self.rules.iter().map(|r| r.phase.as_str()).collect();
+        phases.sort_unstable();
+        phases.dedup();
+        vec![
+            Cell::new(&self.name),
+            Cell::new(self.priority),
+            Cell::new(self.rules.len()),
+            Cell::new(phases.join(",")),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Approval {
+    const HEAD: &'static [&'static str] = &["ID", "STATE", "SESSION", "WHAT", "WHY", "BY", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let style = match self.state {
+            ApprovalState::Pending => Style::Busy,
+            ApprovalState::Allowed => Style::Good,
+            ApprovalState::Denied => Style::Bad,
+            ApprovalState::Expired | ApprovalState::Cancelled => Style::Dim,
+        };
+        vec![
+            Cell::new(self.id),
+            Cell::styled(self.state.as_str(), style),
+            Cell::new(&self.session_name),
+            Cell::new(&self.summary),
+            Cell::opt(self.reason.as_ref()),
+            Cell::opt(self.decided_by.as_ref()),
+            aged(self.requested_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Judged {
     pub redacted: Vec<Ruling>,
     /// `None`: it goes through.
     pub ruling: Option<Ruling>,
+    /// The texts the ruling is about, by their places.
+    pub about: Vec<usize>,
 }
 
 impl Guard {
@@ -116,6 +118,7 @@ impl Guard {
                 }
                 Action::Deny | Action::Approve => {
                     judged.ruling = Some(ruling());
+                    judged.about = rule.about(ask.texts());
                     break;
                 }
             }

@@ -75,6 +75,10 @@ impl Compiled {
             let detail = "redact takes out what match.regex finds, in the phases input, output and tool";
             return Err(refuse(&at("action"), detail));
         }
+        if rule.action == Action::Approve && phase == Phase::Output {
+            let detail = "an answer of a model cannot wait for somebody: the next one would be another; deny or redact it";
+            return Err(refuse(&at("action"), detail));
+        }
         if rule.timeout_seconds.is_some() && rule.action != Action::Approve {
             return Err(refuse(&at("timeout_seconds"), "only an approval waits; leave it out, or make the action approve"));
         }
@@ -162,6 +166,14 @@ impl Compiled {
             });
         }
         self.paths.is_empty() || ask.paths().iter().any(reaches)
+    }
+
+    /// Which of the texts it is about; the last, where it looks at none in particular.
+    pub fn about(&self, texts: &[String]) -> Vec<usize> {
+        match &self.regex {
+            Some(regex) => (0..texts.len()).filter(|n| regex.is_match(&texts[*n])).collect(),
+            None => texts.len().checked_sub(1).into_iter().collect(),
+        }
     }
 
     pub fn looks_inside(&self, target: &Target) -> bool {

@@ -314,6 +314,7 @@ fn tags() -> Value {
         {"name": "secrets", "description": "Encrypted named values of a space."},
         {"name": "providers", "description": "Model providers that sessions reach through the gateway, with keys, prices and budgets."},
         {"name": "connections", "description": "Which requests of a space's sessions get which secret."},
+        {"name": "guardrails", "description": "Policies for what sessions do, and what waits for somebody's yes."},
         {"name": "images", "description": "Root filesystems sessions start from."},
         {"name": "agents", "description": "Packages that answer in sessions: versions, builds, logs of builds."},
         {"name": "sessions", "description": "An agent's computer each."},

@@ -156,6 +156,10 @@ impl Lab {
         self.store.system(Actor::Operator).work(owner)
     }
 
+    pub fn advance(&self, by: Duration) {
+        self._db.clock.advance(by);
+    }
+
     pub async fn scope(&self) -> Scope {
         self.store.system(Actor::Setup).scope(self.space).await.unwrap()
     }

@@ -117,6 +117,7 @@ fn a_rule_that_could_not_do_what_it_says_is_refused_by_its_field() {
         (json!({"phase": "input", "match": {"regex": "a*"}, "action": "redact"}), "rules.1.match.regex"),
         (json!({"phase": "input", "action": "redact"}), "rules.1.action"),
         (json!({"phase": "egress", "match": {"hosts": ["x.org"], "regex": "x"}, "action": "redact"}), "rules.1.action"),
+        (json!({"phase": "output", "action": "approve"}), "rules.1.action"),
         (json!({"phase": "input", "action": "deny", "timeout_seconds": 3}), "rules.1.timeout_seconds"),
         (json!({"phase": "input", "action": "approve", "timeout_seconds": 0}), "rules.1.timeout_seconds"),
         (json!({"phase": "tool", "match": {"argv": {}}, "action": "deny"}), "rules.1.match.argv"),

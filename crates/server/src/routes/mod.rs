@@ -1,6 +1,7 @@
 //! Routes: one file a noun, and the router that holds them.
 
 mod agents;
+mod approvals;
 mod audit;
 mod auth;
 mod builds;
@@ -15,6 +16,7 @@ mod images;
 mod lineage;
 mod messages;
 mod packages;
+mod policies;
 mod port_hosts;
 mod ports;
 mod processes;
@@ -99,6 +101,11 @@ fn documented() -> OpenApiRouter<App> {
             connections::patch_connection,
             connections::delete_connection
         ))
+        .routes(routes!(policies::list_policies, policies::create_policy))
+        .routes(routes!(policies::get_policy, policies::patch_policy, policies::delete_policy))
+        .routes(routes!(approvals::list_space_approvals))
+        .routes(routes!(approvals::list_approvals))
+        .routes(routes!(approvals::get_approval, approvals::decide_approval))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(packages::list_agents, packages::create_agent))

@@ -9,6 +9,7 @@ mod desk;
 mod desktop;
 mod exec;
 mod files;
+mod guardrails;
 mod idempotency;
 mod images;
 mod lab;

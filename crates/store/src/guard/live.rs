@@ -32,6 +32,20 @@ pub struct NewApproval {
     pub seconds: u32,
 }
 
+impl NewApproval {
+    /// A key of who asks, and of what: another question is another approval, whatever the asker says.
+    pub fn key_of<'a>(who: &str, asks: impl IntoIterator<Item = &'a str>) -> String {
+        use sha2::{Digest as _, Sha256};
+        let mut hash = Sha256::new();
+        for part in asks {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let who: String = who.chars().take(200).collect();
+        format!("{who}:{}", hex::encode(hash.finalize()))
+    }
+}
+
 /// What came of asking.
 #[derive(Clone, Debug)]
 pub enum Asked {
