@@ -97,7 +97,9 @@ async fn once(gateway: &Gateway, question: &GuardAsk) -> Result<Result<GuardAnsw
     let mut answer = gateway.send(Method::POST, PATH, &[], body).await?;
     let bytes = answer.bytes(ANSWER_BYTES).await?;
     if answer.status == 200 {
-        return serde_json::from_slice(&bytes).map(Ok).map_err(|e| format!("their answer cannot be read: {e}"));
+        return serde_json::from_slice(&bytes)
+            .map(Ok)
+            .map_err(|e| format!("their answer cannot be read: {e}"));
     }
     let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let detail = problem.get("detail").and_then(Value::as_str);

@@ -6,8 +6,8 @@
 use serde_json::json;
 use wharf_domain::TurnId;
 use wharf_wire::host::agent::FromAgent;
-use wharf_wire::host::guard::ToolAsk;
 use wharf_wire::host::computer_use::{CONTEXT_TOKENS, ComputerUse, MAX_ROUNDS, MAX_TOKENS};
+use wharf_wire::host::guard::ToolAsk;
 use wharf_wire::host::turn::{Reason, Usage};
 
 use crate::block::{Block, Part, Tokens, ToolResult, ToolUse};

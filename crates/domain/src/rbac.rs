@@ -240,7 +240,16 @@ pub fn built_in_roles() -> Vec<(&'static str, Vec<Rule>)> {
                 ),
                 Rule::new(
                     &["core"],
-                    &["spaces", "secrets", "connections", "providers", "policies", "images", "events", "usage"],
+                    &[
+                        "spaces",
+                        "secrets",
+                        "connections",
+                        "providers",
+                        "policies",
+                        "images",
+                        "events",
+                        "usage",
+                    ],
                     &["get", "list", "watch"],
                 ),
                 Rule::new(&["core"], &["secrets"], &["create", "update", "delete"]),

@@ -150,7 +150,9 @@ async fn tool(gateway: &Gateway, session: &Session, asked: &ToolAsk) -> Result<G
     };
     let approval = match guards.ask(session, &ruling, question).await {
         Ok(approval) => approval,
-        Err(Error { code: Code::QuotaExceeded, public, .. }) => return Ok(GuardAnswer::Deny { reason: public }),
+        Err(Error { code: Code::QuotaExceeded, public, .. }) => {
+            return Ok(GuardAnswer::Deny { reason: public });
+        }
         Err(error) => return Err(error.into()),
     };
     Ok(match refusal_of(Some(&approval)) {

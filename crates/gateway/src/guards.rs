@@ -103,7 +103,9 @@ impl Guards {
         let judged = match live.as_ref() {
             Ok(guard) => {
                 let now = self.system.store().now();
-                guard.judge(ask(), &mut |policy, rule, rate| self.over(session.session, policy, rule, rate, now))
+                guard.judge(ask(), &mut |policy, rule, rate| {
+                    self.over(session.session, policy, rule, rate, now)
+                })
             }
             Err(why) => {
                 let detail = format!("the space's policies cannot be read, so nothing goes through: {why}");
@@ -148,7 +150,13 @@ impl Guards {
     }
 
     /// Into the audit log.
-    pub async fn note(&self, session: &Session, verb: &str, ruling: &Ruling, summary: &str) -> Result<(), Error> {
+    pub async fn note(
+        &self,
+        session: &Session,
+        verb: &str,
+        ruling: &Ruling,
+        summary: &str,
+    ) -> Result<(), Error> {
         let detail = json!({
             "session": session.session, "session_name": session.name, "rule": ruling.rule, "reason": ruling.reason,
             "summary": short(summary, 300),
@@ -157,7 +165,12 @@ impl Guards {
     }
 
     /// Asks somebody, or finds what was asked before.
-    pub async fn ask(&self, session: &Session, ruling: &Ruling, question: Question) -> Result<Approval, Error> {
+    pub async fn ask(
+        &self,
+        session: &Session,
+        ruling: &Ruling,
+        question: Question,
+    ) -> Result<Approval, Error> {
         let Question { key, phase, tool, summary, subject } = question;
         let new = NewApproval {
             session: session.session,
@@ -176,8 +189,9 @@ impl Guards {
             Asked::Approval(approval) => Ok(*approval),
             Asked::Full => {
                 let most = limits::APPROVALS_PENDING;
-                let detail =
-                    format!("{most} approvals of this session wait (APPROVALS_PENDING); let some be decided first");
+                let detail = format!(
+                    "{most} approvals of this session wait (APPROVALS_PENDING); let some be decided first"
+                );
                 Err(Error::new(Code::QuotaExceeded, detail))
             }
             Asked::Gone => Err(Error::not_found("session", &session.name)),
@@ -277,7 +291,9 @@ impl Leaving {
     }
 
     fn text(&self, target: &Target) -> String {
-        self.url.as_ref().map_or_else(|| format!("CONNECT {target}"), |(method, url)| format!("{method} {url}"))
+        self.url
+            .as_ref()
+            .map_or_else(|| format!("CONNECT {target}"), |(method, url)| format!("{method} {url}"))
     }
 }
 
@@ -310,7 +326,10 @@ pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> R
         |turn| turn.to_string(),
     );
     let rule = ruling.rule.to_string();
-    let key = NewApproval::key_of(&format!("egress:{when}"), [ruling.policy.as_str(), rule.as_str(), text.as_str()]);
+    let key = NewApproval::key_of(
+        &format!("egress:{when}"),
+        [ruling.policy.as_str(), rule.as_str(), text.as_str()],
+    );
     let mut subject = json!({"host": target.host.to_string(), "port": target.port});
     if let Some((method, url)) = &leaving.url {
         subject["method"] = json!(method);
@@ -338,4 +357,3 @@ pub(crate) fn short(text: &str, chars: usize) -> String {
     }
     cut
 }
-

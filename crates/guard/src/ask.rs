@@ -14,8 +14,19 @@ use crate::shell::{self, Command, Place, Word};
 const COMMANDS: [&str; 6] = ["command", "cmd", "script", "argv", "commands", "shell_command"];
 /// Fields that hold paths.
 const PATHS: [&str; 13] = [
-    "path", "paths", "file", "files", "file_path", "filename", "source", "destination", "target", "from", "to",
-    "directory", "dir",
+    "path",
+    "paths",
+    "file",
+    "files",
+    "file_path",
+    "filename",
+    "source",
+    "destination",
+    "target",
+    "from",
+    "to",
+    "directory",
+    "dir",
 ];
 /// How deep an input is looked into.
 const DEPTH: usize = 16;
@@ -268,9 +279,7 @@ fn candidates(word: &Word, command: &Command, home: &str, all: &mut Vec<Path>) {
     if let Some(at) = word.iter().position(|t| matches!(t, Tok::Ch('@'))) {
         behind(word, at + 1, all);
     }
-    if option
-        && let Some(at) = word.iter().position(|t| *t == Tok::Ch('/'))
-    {
+    if option && let Some(at) = word.iter().position(|t| *t == Tok::Ch('/')) {
         behind(word, at, all);
     }
 }

@@ -3,7 +3,8 @@
 use regex::{Regex, RegexBuilder};
 use wharf_domain::egress::{Pattern, Target};
 use wharf_domain::guard::{
-    APPROVAL_MAX_SECONDS, Action, Argv, ENTRIES, PATTERN_CHARS, Phase, RATE_MAX_SECONDS, REASON_CHARS, Rate, Rule,
+    APPROVAL_MAX_SECONDS, Action, Argv, ENTRIES, PATTERN_CHARS, Phase, RATE_MAX_SECONDS, REASON_CHARS, Rate,
+    Rule,
 };
 use wharf_domain::{Code, Error, limits};
 
@@ -37,7 +38,10 @@ pub(crate) fn check_count(rules: usize) -> Result<(), Error> {
         return Err(refuse("rules", "a policy needs at least one rule"));
     }
     if rules > most {
-        return Err(refuse("rules", format!("a policy has up to {most} rules (POLICY_RULES); make another one")));
+        return Err(refuse(
+            "rules",
+            format!("a policy has up to {most} rules (POLICY_RULES); make another one"),
+        ));
     }
     Ok(())
 }
@@ -52,7 +56,8 @@ impl Compiled {
         let at = |field: &str| format!("rules.{n}.{field}");
         let phase = rule.phase;
         let unknown = |field: &str, which: &str| {
-            let detail = format!("rules of phase {} cannot match by {field}: that is for {which}", phase.as_str());
+            let detail =
+                format!("rules of phase {} cannot match by {field}: that is for {which}", phase.as_str());
             Err(refuse(&at(&format!("match.{field}")), detail))
         };
         if !m.tools.is_empty() && phase != Phase::Tool {
@@ -68,7 +73,8 @@ impl Compiled {
             return unknown("hosts", "phase egress");
         }
         if phase == Phase::Egress && (m.regex.is_some() || !m.paths.is_empty()) && m.hosts.is_empty() {
-            let detail = "a rule that looks into requests names the hosts it is for: their TLS ends at the gateway";
+            let detail =
+                "a rule that looks into requests names the hosts it is for: their TLS ends at the gateway";
             return Err(refuse(&at("match.hosts"), detail));
         }
         if rule.action == Action::Redact && (m.regex.is_none() || phase == Phase::Egress) {
@@ -80,7 +86,10 @@ impl Compiled {
             return Err(refuse(&at("action"), detail));
         }
         if rule.timeout_seconds.is_some() && rule.action != Action::Approve {
-            return Err(refuse(&at("timeout_seconds"), "only an approval waits; leave it out, or make the action approve"));
+            return Err(refuse(
+                &at("timeout_seconds"),
+                "only an approval waits; leave it out, or make the action approve",
+            ));
         }
         if rule.timeout_seconds.is_some_and(|s| s == 0 || s > APPROVAL_MAX_SECONDS) {
             let detail = format!("an approval waits 1 to {APPROVAL_MAX_SECONDS} seconds");
@@ -146,7 +155,9 @@ impl Compiled {
         if !self.tools.is_empty() && !ask.tool.is_some_and(|t| any(&self.tools, t)) {
             return false;
         }
-        if !self.hosts.is_empty() && !ask.target.is_some_and(|t| self.hosts.iter().any(|h| h.matches_any_port(t))) {
+        if !self.hosts.is_empty()
+            && !ask.target.is_some_and(|t| self.hosts.iter().any(|h| h.matches_any_port(t)))
+        {
             return false;
         }
         if self.size_over_bytes.is_some_and(|most| ask.size() <= most) {
@@ -204,7 +215,10 @@ fn regex(field: &str, text: &str) -> Result<Regex, Error> {
     let built = RegexBuilder::new(text).size_limit(REGEX_BYTES).dfa_size_limit(REGEX_BYTES).build();
     let regex = built.map_err(|e| refuse(field, format!("the regular expression cannot be read: {e}")))?;
     if regex.is_match("") {
-        return Err(refuse(field, "the regular expression finds something everywhere, even in nothing; narrow it"));
+        return Err(refuse(
+            field,
+            "the regular expression finds something everywhere, even in nothing; narrow it",
+        ));
     }
     Ok(regex)
 }
@@ -227,9 +241,9 @@ fn is(argv: &Argv, command: &Command) -> bool {
     }
     let end = command.args.iter().position(|a| *a == glob::word("--")).unwrap_or(command.args.len());
     argv.args.iter().all(|wanted| {
-        wanted.split('|').any(|spelling| {
-            command.args.iter().enumerate().any(|(n, arg)| has(spelling, arg, n < end))
-        })
+        wanted
+            .split('|')
+            .any(|spelling| command.args.iter().enumerate().any(|(n, arg)| has(spelling, arg, n < end)))
     })
 }
 
@@ -254,7 +268,7 @@ fn has(wanted: &str, arg: &Word, may_be_option: bool) -> bool {
             // One letter, alone or among others: -r, -rf, -fr.
             let cluster = arg.strip_prefix('-').filter(|c| !c.starts_with('-'));
             return cluster.is_some_and(|c| {
-                c.chars().take_while(|c| c.is_ascii_alphanumeric()).any(|c| rest.starts_with(c))
+                c.chars().take_while(char::is_ascii_alphanumeric).any(|c| rest.starts_with(c))
             });
         }
         return glob::fits(wanted, &arg);

@@ -204,11 +204,13 @@ impl Providers<'_> {
         let judged = self.0.secrets().permit(&NameOrId::Name(secret.clone()), Verb::ReadValues).await;
         judged.map(drop).map_err(|e| match e.code {
             Code::NotFound => {
-                let detail = format!("the space has no secret {secret}; make it first (wharf secret set {secret})");
+                let detail =
+                    format!("the space has no secret {secret}; make it first (wharf secret set {secret})");
                 Error::new(Code::InvalidReference, detail).field("secret")
             }
             Code::Forbidden => {
-                let detail = format!("a provider sends secret {secret} out, which takes the verb read-values on it");
+                let detail =
+                    format!("a provider sends secret {secret} out, which takes the verb read-values on it");
                 Error::new(Code::Forbidden, detail).field("secret")
             }
             _ => e,

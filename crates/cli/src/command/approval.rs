@@ -15,7 +15,7 @@ use crate::output::{Format, Show as _, note, print};
 const LOOKED_THROUGH: usize = 5000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum State {
+pub enum State {
     Pending,
     Allowed,
     Denied,

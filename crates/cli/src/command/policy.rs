@@ -1,6 +1,6 @@
 //! `wharf policy …`: guardrails of a space's sessions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -101,7 +101,7 @@ struct Read {
     rules: Vec<Rule>,
 }
 
-fn read(file: &PathBuf) -> anyhow::Result<Read> {
+fn read(file: &Path) -> anyhow::Result<Read> {
     let bytes = prompt::bytes(file)?;
     let text = std::str::from_utf8(bytes.expose()).context("the rules are not UTF-8")?;
     let value: serde_json::Value = serde_norway::from_str(text)
@@ -146,7 +146,7 @@ impl Command {
             }
             Self::Get { names } => common::get(ctx, &names, |n| async move { policies.get(&n).await }).await,
             Self::Update { name, file, priority, labels, if_version } => {
-                let rules = file.as_ref().map(read).transpose()?.map(|r| r.rules);
+                let rules = file.as_deref().map(read).transpose()?.map(|r| r.rules);
                 let patch = api::PatchPolicy { priority, rules, labels: labels.patch() };
                 ctx.out.made(&policies.patch(&name, &patch, if_version).await?)
             }

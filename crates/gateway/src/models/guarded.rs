@@ -64,7 +64,9 @@ pub(super) async fn input(gateway: &Gateway, session: &Session, call: Call) -> R
         let text = String::from_utf8_lossy(&call.body).into_owned();
         let judged = judge(gateway, session, Phase::Input, vec![text.clone()], text.len(), &summary).await?;
         if judged.texts.is_some() {
-            return Err(refused("the guardrails take something out of this request, and its body is no JSON"));
+            return Err(refused(
+                "the guardrails take something out of this request, and its body is no JSON",
+            ));
         }
         settle(gateway, session, &judged, &[text], &summary).await?;
         return Ok(call);
@@ -100,7 +102,12 @@ async fn settle(
         return Err(refused(ruling.words()));
     }
     let about: Vec<&str> = judged.about.iter().filter_map(|n| texts.get(*n)).map(String::as_str).collect();
-    let who = format!("input:{}:{}:{}", session.turn.map(|t| t.to_string()).unwrap_or_default(), ruling.policy, ruling.rule);
+    let who = format!(
+        "input:{}:{}:{}",
+        session.turn.map(|t| t.to_string()).unwrap_or_default(),
+        ruling.policy,
+        ruling.rule
+    );
     let question = Question {
         key: NewApproval::key_of(&who, about.iter().copied()),
         phase: Phase::Input,
@@ -111,7 +118,11 @@ async fn settle(
     let approval = guards.ask(session, ruling, question).await?;
     let approval = decided(gateway, session.session, approval.id, Some(HELD)).await?;
     if approval.as_ref().is_some_and(|a| a.state == ApprovalState::Pending) {
-        let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "awaiting_approval", "nobody has allowed this request yet");
+        let fault = Fault::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "awaiting_approval",
+            "nobody has allowed this request yet",
+        );
         return Err(Fault { retry_after: Some(1), retry: Some(true), ..fault });
     }
     refusal_of(approval.as_ref()).map_or(Ok(()), |why| Err(refused(why)))
@@ -122,7 +133,9 @@ fn said(kind: Kind, body: &mut Value, see: &mut dyn FnMut(&mut String)) {
     match kind {
         Kind::Messages | Kind::Chat => {
             for message in body.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten() {
-                if !own(message) && let Some(content) = message.get_mut("content") {
+                if !own(message)
+                    && let Some(content) = message.get_mut("content")
+                {
                     parts(content, see);
                 }
             }
@@ -148,8 +161,11 @@ fn said(kind: Kind, body: &mut Value, see: &mut dyn FnMut(&mut String)) {
 
 /// What the model said before, and what it was told to be.
 fn own(message: &Value) -> bool {
-    let is = |key: &str, words: &[&str]| message.get(key).and_then(Value::as_str).is_some_and(|w| words.contains(&w));
-    is("role", &["assistant", "system", "developer"]) || is("type", &["function_call", "reasoning", "computer_call"])
+    let is = |key: &str, words: &[&str]| {
+        message.get(key).and_then(Value::as_str).is_some_and(|w| words.contains(&w))
+    };
+    is("role", &["assistant", "system", "developer"])
+        || is("type", &["function_call", "reasoning", "computer_call"])
 }
 
 /// Every text of a content; pictures and other data are left alone.
@@ -160,10 +176,28 @@ fn parts(content: &mut Value, see: &mut dyn FnMut(&mut String)) {
         Value::Object(part) => {
             let data = matches!(
                 part.get("type").and_then(Value::as_str),
-                Some("image" | "image_url" | "input_image" | "input_file" | "file" | "input_audio" | "computer_screenshot")
+                Some(
+                    "image"
+                        | "image_url"
+                        | "input_image"
+                        | "input_file"
+                        | "file"
+                        | "input_audio"
+                        | "computer_screenshot"
+                )
             );
             if !data {
-                let skip = ["type", "id", "tool_use_id", "tool_call_id", "call_id", "model", "name", "role", "cache_control"];
+                let skip = [
+                    "type",
+                    "id",
+                    "tool_use_id",
+                    "tool_call_id",
+                    "call_id",
+                    "model",
+                    "name",
+                    "role",
+                    "cache_control",
+                ];
                 for (key, value) in part.iter_mut().filter(|(k, _)| !skip.contains(&k.as_str())) {
                     let _ = key;
                     parts(value, see);
@@ -190,15 +224,22 @@ pub(super) async fn output(
     if response.headers().get(CONTENT_ENCODING).is_some_and(|e| e != "identity") {
         return Err(refused("the answer is compressed, and the guardrails have to read it"));
     }
-    let streams = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).is_some_and(|t| t.starts_with("text/event-stream"));
+    let streams = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|t| t.to_str().ok())
+        .is_some_and(|t| t.starts_with("text/event-stream"));
     let (mut head, mut body) = response.into_parts();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let broke = |e| Fault::new(StatusCode::BAD_GATEWAY, "provider_broke", format!("the answer broke off: {e}"));
+        let broke =
+            |e| Fault::new(StatusCode::BAD_GATEWAY, "provider_broke", format!("the answer broke off: {e}"));
         let Ok(data) = frame.map_err(broke)?.into_data() else { continue };
         if all.len() + data.len() > limits::GUARD_BYTES {
             let most = limits::GUARD_BYTES;
-            return Err(refused(format!("the answer has more than {most} bytes (GUARD_BYTES) and cannot be judged")));
+            return Err(refused(format!(
+                "the answer has more than {most} bytes (GUARD_BYTES) and cannot be judged"
+            )));
         }
         all.extend_from_slice(&data);
     }
@@ -238,7 +279,8 @@ impl Answer {
     fn streamed(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?.replace("\r\n", "\n");
         let events = text.split_inclusive("\n\n").map(|event| {
-            let data: Vec<&str> = event.lines().filter_map(|l| l.strip_prefix("data:")).map(str::trim_start).collect();
+            let data: Vec<&str> =
+                event.lines().filter_map(|l| l.strip_prefix("data:")).map(str::trim_start).collect();
             (event.to_owned(), serde_json::from_str(&data.join("\n")).ok())
         });
         Some(Self::Streamed(events.collect()))
@@ -309,9 +351,9 @@ impl Answer {
                     None => event.clone(),
                     Some(value) => {
                         let others = event.lines().filter(|l| !l.is_empty() && !l.starts_with("data:"));
-                        let mut out: String = others.map(|l| format!("{l}\n")).collect();
-                        out.push_str(&format!("data: {value}\n\n"));
-                        out
+                        let data = format!("data: {value}");
+                        let lines: Vec<&str> = others.chain([data.as_str(), "", ""]).collect();
+                        lines.join("\n")
                     }
                 })
                 .collect(),
@@ -359,7 +401,8 @@ fn pieces(event: &mut Value, see: &mut dyn FnMut(String, &mut String)) {
             }
         }
         "response.output_text.delta" | "response.refusal.delta" => {
-            let block = format!("{} {} {}", kind, index(event, "output_index"), index(event, "content_index"));
+            let block =
+                format!("{} {} {}", kind, index(event, "output_index"), index(event, "content_index"));
             if let Some(Value::String(text)) = event.get_mut("delta") {
                 see(block, text);
             }
@@ -370,7 +413,8 @@ fn pieces(event: &mut Value, see: &mut dyn FnMut(String, &mut String)) {
                 if let Some(Value::String(text)) = choice.get_mut("text") {
                     see(format!("{block} text"), text);
                 }
-                if let Some(Value::String(text)) = choice.get_mut("delta").and_then(|d| d.get_mut("content")) {
+                if let Some(Value::String(text)) = choice.get_mut("delta").and_then(|d| d.get_mut("content"))
+                {
                     see(block, text);
                 }
             }
@@ -385,7 +429,8 @@ fn finals(event: &mut Value, see: &mut dyn FnMut(&mut String)) {
         "response.output_text.done" | "response.refusal.done" => text_of(event, see),
         "response.content_part.done" => event.get_mut("part").into_iter().for_each(|p| text_of(p, see)),
         "response.output_item.done" => {
-            let content = event.get_mut("item").and_then(|i| i.get_mut("content")).and_then(Value::as_array_mut);
+            let content =
+                event.get_mut("item").and_then(|i| i.get_mut("content")).and_then(Value::as_array_mut);
             content.into_iter().flatten().for_each(|p| text_of(p, see));
         }
         "response.completed" | "response.incomplete" => {

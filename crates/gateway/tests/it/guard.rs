@@ -43,7 +43,8 @@ impl Lab {
     /// Verb, what was noted about it, oldest first.
     async fn noted(&self) -> Vec<(String, Value)> {
         let mut scope = self.store.system(Actor::Setup).global().await.unwrap();
-        let filter = wharf_store::audit::AuditFilter { ascending: true, limit: Some(500), ..Default::default() };
+        let filter =
+            wharf_store::audit::AuditFilter { ascending: true, limit: Some(500), ..Default::default() };
         let all = scope.audit_list(&filter).await.unwrap().items;
         all.into_iter()
             .filter(|e| matches!(e.resource.as_str(), "policies" | "approvals") && e.verb != "create")

@@ -10,7 +10,8 @@ use crate::glob::Tok;
 
 /// Words that begin or end what holds commands, and are none themselves.
 const RESERVED: [&str; 15] = [
-    "{", "}", "!", "if", "then", "elif", "else", "fi", "do", "done", "while", "until", "time", "coproc", "esac",
+    "{", "}", "!", "if", "then", "elif", "else", "fi", "do", "done", "while", "until", "time", "coproc",
+    "esac",
 ];
 /// Values of a loop's variable that are followed.
 const VALUES: usize = 32;
@@ -20,8 +21,8 @@ pub(super) struct Parser {
     /// Where the lines behind the here documents of this line begin.
     behind: Option<usize>,
     simple: Simple,
-    /// Something flows in from the command before; what it is, where that is known.
-    pipe: Option<Option<String>>,
+    /// What flows in from the command before.
+    pipe: Stdin,
     /// What the last pipeline said, and how many there were.
     output: Option<String>,
     pipelines: usize,
@@ -43,7 +44,7 @@ impl Parser {
             input: Input::new(text),
             behind: None,
             simple: Simple::default(),
-            pipe: None,
+            pipe: Stdin::None,
             output: None,
             pipelines: 0,
             around: Vec::new(),
@@ -63,9 +64,11 @@ impl Parser {
             }
             let Some(c) = self.input.peek() else { break };
             match c {
-                '#' => while self.input.peek().is_some_and(|c| c != '\n') {
-                    self.input.at += 1;
-                },
+                '#' => {
+                    while self.input.peek().is_some_and(|c| c != '\n') {
+                        self.input.at += 1;
+                    }
+                }
                 '\n' | '\r' => {
                     self.input.at += 1;
                     self.finish(state, false);
@@ -117,7 +120,10 @@ impl Parser {
     }
 
     fn is_numbered_redirect(&self) -> bool {
-        let digits = (0..).take_while(|n| self.input.ahead(*n).is_some_and(|c| c.is_ascii_digit())).count();
+        let mut digits = 0;
+        while self.input.ahead(digits).is_some_and(|c| c.is_ascii_digit()) {
+            digits += 1;
+        }
         matches!(self.input.ahead(digits), Some('<' | '>')) && self.input.ahead(digits + 1) != Some('(')
     }
 
@@ -157,19 +163,19 @@ impl Parser {
     /// The command that was read so far ends here.
     fn finish(&mut self, state: &mut State, pipes: bool) {
         let mut simple = std::mem::take(&mut self.simple);
-        let piped = self.pipe.take();
+        let piped = std::mem::take(&mut self.pipe);
         if simple.is_empty() {
             if pipes {
-                self.pipe = Some(None);
+                self.pipe = Stdin::Piped;
             }
             return;
         }
-        if let (Stdin::None, Some(known)) = (&simple.stdin, piped) {
-            simple.stdin = known.map_or(Stdin::Piped, Stdin::Known);
+        if simple.stdin == Stdin::None {
+            simple.stdin = piped;
         }
         let output = state.simple(simple);
         if pipes {
-            self.pipe = Some(output);
+            self.pipe = output.map_or(Stdin::Piped, Stdin::Known);
         } else {
             self.pipelines += 1;
             self.output = output;
@@ -181,16 +187,17 @@ impl Parser {
         self.pattern = false;
         loop {
             match self.input.peek() {
-                None => return,
+                None | Some(';' | '&' | '<' | '>') => return,
                 Some(' ' | '\t' | '\n' | '\r' | '(' | '|') => self.input.at += 1,
-                Some('#') => while self.input.peek().is_some_and(|c| c != '\n') {
-                    self.input.at += 1;
-                },
+                Some('#') => {
+                    while self.input.peek().is_some_and(|c| c != '\n') {
+                        self.input.at += 1;
+                    }
+                }
                 Some(')') => {
                     self.input.at += 1;
                     return;
                 }
-                Some(';' | '&' | '<' | '>') => return,
                 Some(_) => {
                     let raw = self.raw();
                     if raw == "esac" {
@@ -210,14 +217,13 @@ impl Parser {
         let from = self.input.at;
         while let Some(c) = self.input.peek() {
             match c {
-                ' ' | '\t' | '\n' | ';' | '&' | '|' | ')' => break,
                 '\r' if matches!(self.input.ahead(1), None | Some('\n')) => break,
                 '<' | '>' if self.input.ahead(1) == Some('(') => {
                     self.input.at += 2;
                     self.input.until_closed();
                     continue;
                 }
-                '<' | '>' => break,
+                ' ' | '\t' | '\n' | ';' | '&' | '|' | ')' | '<' | '>' => break,
                 '(' => {
                     let so_far = self.input.between(from, self.input.at);
                     let array = so_far.ends_with('=');

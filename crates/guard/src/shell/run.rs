@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use base64::Engine as _;
 
 use super::parse::Parser;
-use super::wrap::{self, Inner};
 use super::word::unescape;
+use super::wrap::{self, Inner};
 use super::{COMMANDS, Command, DEPTH, Place, SCRIPT_BYTES, STEPS, Word};
 use crate::glob::{self, Tok};
 use crate::paths::{self, Path};
@@ -38,7 +38,10 @@ pub(super) struct Simple {
 
 impl Simple {
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty() && self.redirects.is_empty() && self.assigns.is_empty() && self.stdin == Stdin::None
+        self.words.is_empty()
+            && self.redirects.is_empty()
+            && self.assigns.is_empty()
+            && self.stdin == Stdin::None
     }
 
     /// A builtin whose arguments set variables.
@@ -74,9 +77,13 @@ impl State {
     pub(super) fn new(place: Place<'_>) -> Self {
         let root = Path::new();
         let mut vars = HashMap::new();
-        for (name, value) in
-            [("HOME", place.home), ("PWD", place.cwd), ("IFS", " "), ("USER", "agent"), ("SHELL", "/bin/bash")]
-        {
+        for (name, value) in [
+            ("HOME", place.home),
+            ("PWD", place.cwd),
+            ("IFS", " "),
+            ("USER", "agent"),
+            ("SHELL", "/bin/bash"),
+        ] {
             vars.insert(name.to_owned(), vec![glob::word(value)]);
         }
         Self {
@@ -144,7 +151,8 @@ impl State {
     pub(super) fn set(&mut self, name: &str, values: Vec<Word>) {
         // What one script can make this hold is bounded.
         let places: usize = values.iter().map(Vec::len).sum();
-        let values = if places > OUTPUT || self.vars.len() > 1000 { vec![vec![Tok::Unknown]] } else { values };
+        let values =
+            if places > OUTPUT || self.vars.len() > 1000 { vec![vec![Tok::Unknown]] } else { values };
         self.vars.insert(name.to_owned(), values);
     }
 
@@ -191,7 +199,13 @@ impl State {
     }
 
     /// A program with its arguments, and the programs it starts.
-    fn start(&mut self, words: Vec<Word>, redirects: Vec<Word>, stdin: &Stdin, unread: bool) -> Option<String> {
+    fn start(
+        &mut self,
+        words: Vec<Word>,
+        redirects: Vec<Word>,
+        stdin: &Stdin,
+        unread: bool,
+    ) -> Option<String> {
         let mut words = words.into_iter();
         let program = words.next()?;
         let args: Vec<Word> = words.collect();
@@ -210,7 +224,8 @@ impl State {
                     Some(to) => paths::resolve(to, &self.cwd),
                     None => paths::read(&self.home, &Path::new(), ""),
                 };
-                let now: String = self.cwd.iter().map(|s| format!("/{}", glob::shown(s))).collect();
+                let parts: Vec<String> = self.cwd.iter().map(|s| glob::shown(s)).collect();
+                let now = format!("/{}", parts.join("/"));
                 self.set("PWD", vec![glob::word(&now)]);
             }
             "alias" => {
@@ -241,13 +256,11 @@ impl State {
                     self.script(script);
                 }
             }
-            "source" | "." => {
-                if unread || reads_pipe(&args, stdin) {
-                    return self.lost();
-                }
-            }
-            "python" | "python2" | "python3" | "perl" | "ruby" | "node" | "nodejs" | "php" | "lua" | "deno" => {
-                let nothing = args.is_empty() || args.iter().all(|a| glob::literal(a).as_deref() == Some("-"));
+            "source" | "." if unread || reads_pipe(&args, stdin) => return self.lost(),
+            "python" | "python2" | "python3" | "perl" | "ruby" | "node" | "nodejs" | "php" | "lua"
+            | "deno" => {
+                let nothing =
+                    args.is_empty() || args.iter().all(|a| glob::literal(a).as_deref() == Some("-"));
                 if unread || (nothing && *stdin == Stdin::Piped) {
                     return self.lost();
                 }
@@ -312,11 +325,19 @@ impl State {
                 Stdin::Known(text) => self.substitute(text),
                 Stdin::Piped => self.lost(),
                 Stdin::None | Stdin::File => {
-                    if unread { self.lost() } else { None }
+                    if unread {
+                        self.lost()
+                    } else {
+                        None
+                    }
                 }
             },
             Inner::File(at) => {
-                if unread || reads_pipe(&args[at..], stdin) { self.lost() } else { None }
+                if unread || reads_pipe(&args[at..], stdin) {
+                    self.lost()
+                } else {
+                    None
+                }
             }
             Inner::Lookup(name) => Some(name),
         }
@@ -326,7 +347,8 @@ impl State {
 /// The first word is the pipe itself.
 fn reads_pipe(args: &[Word], stdin: &Stdin) -> bool {
     let first = args.first().and_then(|a| glob::literal(a));
-    *stdin != Stdin::None && matches!(first.as_deref(), Some("/dev/stdin" | "-" | "/dev/fd/0" | "/proc/self/fd/0"))
+    *stdin != Stdin::None
+        && matches!(first.as_deref(), Some("/dev/stdin" | "-" | "/dev/fd/0" | "/proc/self/fd/0"))
 }
 
 fn echo(args: &[String]) -> String {

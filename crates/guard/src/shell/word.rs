@@ -226,8 +226,7 @@ fn parameter(text: &str, state: &mut State, fields: &mut Fields, quoted: bool) {
             fields.values(&values, quoted);
         }
         "@" | "*" | "[@]" | "[*]" => {
-            let values =
-                if name.is_empty() { state.positional('@') } else { state.value(name) };
+            let values = if name.is_empty() { state.positional('@') } else { state.value(name) };
             fields.values(&values, quoted && !rest.contains('@'));
         }
         _ if name.is_empty() => fields.push(Tok::Unknown),
@@ -412,9 +411,7 @@ fn parts(chars: &[char], open: usize) -> Option<(usize, Vec<String>)> {
     let (from, to) = inside.split_once("..")?;
     let numbers = from.parse::<i64>().ok().zip(to.parse::<i64>().ok());
     let range: Vec<String> = match (numbers, from.chars().next(), to.chars().next()) {
-        (Some((a, b)), ..) => {
-            (a.min(b)..=a.max(b)).take(BRACES / 2).map(|n| n.to_string()).collect()
-        }
+        (Some((a, b)), ..) => (a.min(b)..=a.max(b)).take(BRACES / 2).map(|n| n.to_string()).collect(),
         (None, Some(a), Some(b)) if from.len() == 1 && to.len() == 1 => {
             (a.min(b)..=a.max(b)).take(BRACES / 2).map(String::from).collect()
         }

@@ -38,15 +38,37 @@ const fn plain(names: &'static [&'static str]) -> Wrapper {
 
 const WRAPPERS: &[Wrapper] = &[
     plain(&[
-        "nohup", "setsid", "builtin", "busybox", "toybox", "catchsegv", "fakeroot", "torsocks", "proxychains",
-        "proxychains4", "dbus-run-session", "unbuffer", "firejail", "caffeinate", "ltrace",
+        "nohup",
+        "setsid",
+        "builtin",
+        "busybox",
+        "toybox",
+        "catchsegv",
+        "fakeroot",
+        "torsocks",
+        "proxychains",
+        "proxychains4",
+        "dbus-run-session",
+        "unbuffer",
+        "firejail",
+        "caffeinate",
+        "ltrace",
     ]),
     Wrapper {
         names: &["sudo"],
         short: "ugpChDRTrt",
         long: &[
-            "--user", "--group", "--prompt", "--close-from", "--host", "--chdir", "--chroot", "--role", "--type",
-            "--command-timeout", "--other-user",
+            "--user",
+            "--group",
+            "--prompt",
+            "--close-from",
+            "--host",
+            "--chdir",
+            "--chroot",
+            "--role",
+            "--type",
+            "--command-timeout",
+            "--other-user",
         ],
         operands: 0,
         assigns: true,
@@ -54,7 +76,13 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["doas"], short: "Cu", long: &[], operands: 0, assigns: true },
     Wrapper { names: &["exec"], short: "a", long: &[], operands: 0, assigns: false },
     Wrapper { names: &["nice"], short: "n", long: &["--adjustment"], operands: 0, assigns: false },
-    Wrapper { names: &["ionice"], short: "cnpPu", long: &["--class", "--classdata"], operands: 0, assigns: false },
+    Wrapper {
+        names: &["ionice"],
+        short: "cnpPu",
+        long: &["--class", "--classdata"],
+        operands: 0,
+        assigns: false,
+    },
     Wrapper {
         names: &["timeout", "gtimeout"],
         short: "ks",
@@ -69,12 +97,24 @@ const WRAPPERS: &[Wrapper] = &[
         operands: 0,
         assigns: false,
     },
-    Wrapper { names: &["time", "gtime"], short: "fo", long: &["--format", "--output"], operands: 0, assigns: false },
+    Wrapper {
+        names: &["time", "gtime"],
+        short: "fo",
+        long: &["--format", "--output"],
+        operands: 0,
+        assigns: false,
+    },
     Wrapper { names: &["chroot"], short: "", long: &["--userspec", "--groups"], operands: 1, assigns: false },
     Wrapper { names: &["taskset", "chrt"], short: "", long: &[], operands: 1, assigns: false },
     Wrapper { names: &["unshare"], short: "SGRw", long: &["--root", "--wd"], operands: 0, assigns: false },
     Wrapper { names: &["nsenter"], short: "tSGW", long: &["--target"], operands: 0, assigns: false },
-    Wrapper { names: &["setpriv", "prlimit", "systemd-run", "systemd-inhibit"], short: "p", long: &[], operands: 0, assigns: false },
+    Wrapper {
+        names: &["setpriv", "prlimit", "systemd-run", "systemd-inhibit"],
+        short: "p",
+        long: &[],
+        operands: 0,
+        assigns: false,
+    },
     Wrapper { names: &["strace"], short: "aeEIoOpPsSuUbX", long: &[], operands: 0, assigns: false },
     Wrapper { names: &["xvfb-run"], short: "efnpsw", long: &[], operands: 0, assigns: false },
     Wrapper { names: &["runuser"], short: "ugGw", long: &[], operands: 0, assigns: false },
@@ -132,11 +172,13 @@ pub(super) fn inner(name: &str, args: &[Word]) -> Option<Inner> {
         let at = skip(args, wrapper.short, wrapper.long, wrapper.assigns);
         let words = rest(args, at + wrapper.operands);
         // `sudo -s` and `sudo -i` alone are a shell that reads what flows in.
-        return Some(if words.is_empty() && matches!(name, "sudo" | "doas" | "nsenter" | "unshare" | "chroot") {
-            Inner::Input
-        } else {
-            Inner::Words(words)
-        });
+        return Some(
+            if words.is_empty() && matches!(name, "sudo" | "doas" | "nsenter" | "unshare" | "chroot") {
+                Inner::Input
+            } else {
+                Inner::Words(words)
+            },
+        );
     }
     Some(match name {
         "command" => {
@@ -149,15 +191,29 @@ pub(super) fn inner(name: &str, args: &[Word]) -> Option<Inner> {
             }
         }
         "env" => env(args),
-        "xargs" | "gxargs" => Inner::Each(rest(args, skip(
+        "xargs" | "gxargs" => Inner::Each(rest(
             args,
-            "adEIiLlnPs",
-            &["--arg-file", "--delimiter", "--max-args", "--max-procs", "--max-chars", "--replace", "--max-lines"],
-            false,
-        ))),
+            skip(
+                args,
+                "adEIiLlnPs",
+                &[
+                    "--arg-file",
+                    "--delimiter",
+                    "--max-args",
+                    "--max-procs",
+                    "--max-chars",
+                    "--replace",
+                    "--max-lines",
+                ],
+                false,
+            ),
+        )),
         "parallel" => {
             let at = skip(args, "jaIN", &["--jobs", "--arg-file"], false);
-            let end = args.iter().position(|a| matches!(text(a).as_deref(), Some(":::" | "::::"))).unwrap_or(args.len());
+            let end = args
+                .iter()
+                .position(|a| matches!(text(a).as_deref(), Some(":::" | "::::")))
+                .unwrap_or(args.len());
             let mut words = args.get(at..end).unwrap_or_default().to_vec();
             words.extend(rest(args, end + 1));
             if words.len() == 1 { Inner::Script(words.remove(0), Vec::new()) } else { Inner::Each(words) }

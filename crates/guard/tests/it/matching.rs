@@ -107,7 +107,10 @@ fn a_rule_that_could_not_do_what_it_says_is_refused_by_its_field() {
     };
     for (rule, field) in [
         (json!({"phase": "input", "match": {"tools": ["x"]}, "action": "deny"}), "rules.1.match.tools"),
-        (json!({"phase": "egress", "match": {"argv": {"program": ["x"]}}, "action": "deny"}), "rules.1.match.argv"),
+        (
+            json!({"phase": "egress", "match": {"argv": {"program": ["x"]}}, "action": "deny"}),
+            "rules.1.match.argv",
+        ),
         (json!({"phase": "tool", "match": {"hosts": ["x.org"]}, "action": "deny"}), "rules.1.match.hosts"),
         (json!({"phase": "egress", "match": {"regex": "POST"}, "action": "deny"}), "rules.1.match.hosts"),
         (json!({"phase": "output", "match": {"paths": ["/x"]}, "action": "deny"}), "rules.1.match.paths"),
@@ -116,14 +119,23 @@ fn a_rule_that_could_not_do_what_it_says_is_refused_by_its_field() {
         (json!({"phase": "input", "match": {"regex": "("}, "action": "deny"}), "rules.1.match.regex"),
         (json!({"phase": "input", "match": {"regex": "a*"}, "action": "redact"}), "rules.1.match.regex"),
         (json!({"phase": "input", "action": "redact"}), "rules.1.action"),
-        (json!({"phase": "egress", "match": {"hosts": ["x.org"], "regex": "x"}, "action": "redact"}), "rules.1.action"),
+        (
+            json!({"phase": "egress", "match": {"hosts": ["x.org"], "regex": "x"}, "action": "redact"}),
+            "rules.1.action",
+        ),
         (json!({"phase": "output", "action": "approve"}), "rules.1.action"),
         (json!({"phase": "input", "action": "deny", "timeout_seconds": 3}), "rules.1.timeout_seconds"),
         (json!({"phase": "input", "action": "approve", "timeout_seconds": 0}), "rules.1.timeout_seconds"),
         (json!({"phase": "tool", "match": {"argv": {}}, "action": "deny"}), "rules.1.match.argv"),
-        (json!({"phase": "tool", "match": {"argv": {"program": ["x"], "unreadable": true}}, "action": "deny"}), "rules.1.match.argv"),
+        (
+            json!({"phase": "tool", "match": {"argv": {"program": ["x"], "unreadable": true}}, "action": "deny"}),
+            "rules.1.match.argv",
+        ),
         (json!({"phase": "tool", "match": {"tools": [""]}, "action": "deny"}), "rules.1.match.tools"),
-        (json!({"phase": "input", "match": {"rate": {"count": 1, "per_seconds": 0}}, "action": "deny"}), "rules.1.match.rate"),
+        (
+            json!({"phase": "input", "match": {"rate": {"count": 1, "per_seconds": 0}}, "action": "deny"}),
+            "rules.1.match.rate",
+        ),
     ] {
         assert_eq!(refused(rule.clone()).0, field, "{rule}");
     }

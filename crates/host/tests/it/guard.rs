@@ -22,7 +22,8 @@ fn results(events: &[TurnEvent]) -> Vec<String> {
 
 #[tokio::test]
 async fn a_call_that_is_denied_is_not_run_and_the_model_learns_why() {
-    let provider = Provider::start([bash("t1", "touch /tmp/guarded-denied-$$; touch denied"), says("Then not.")]);
+    let provider =
+        Provider::start([bash("t1", "touch /tmp/guarded-denied-$$; touch denied"), says("Then not.")]);
     provider.guards(200, json!({"decision": "deny", "reason": "nothing is touched (policy p)"}));
     let host = Host::start().await;
     let events = run(&host, &ask(&provider, "Touch it.")).await;
@@ -82,11 +83,8 @@ async fn a_turn_that_waits_can_be_cancelled() {
 
 #[tokio::test]
 async fn a_host_that_dies_while_its_agent_waits_asks_the_same_again_and_runs_it_once() {
-    let provider = Provider::start([
-        bash("t1", "echo one >> runs"),
-        bash("t2", "echo two >> runs"),
-        says("Both."),
-    ]);
+    let provider =
+        Provider::start([bash("t1", "echo one >> runs"), bash("t2", "echo two >> runs"), says("Both.")]);
     // The first is allowed after a wait, which is written down; the second waits when the host dies.
     provider.guards(200, pending());
     provider.guards(200, json!({"decision": "allow"}));
@@ -109,6 +107,12 @@ async fn a_host_that_dies_while_its_agent_waits_asks_the_same_again_and_runs_it_
     assert_eq!(done(&events).outcome, Outcome::Done, "{:?}", done(&events));
     assert_eq!(std::fs::read_to_string(host.home().join("runs")).unwrap(), "one\ntwo\n");
     let again = provider.guard_asked()[before..].to_vec();
-    assert!(again.iter().any(|q| q["call"] == question["call"] && q["input"] == question["input"]), "{again:?}");
-    assert!(again.iter().all(|q| q["input"]["command"] != "echo one >> runs"), "what was answered is not asked again");
+    assert!(
+        again.iter().any(|q| q["call"] == question["call"] && q["input"] == question["input"]),
+        "{again:?}"
+    );
+    assert!(
+        again.iter().all(|q| q["input"]["command"] != "echo one >> runs"),
+        "what was answered is not asked again"
+    );
 }

@@ -122,7 +122,11 @@ impl Approvals<'_> {
     }
 
     /// Oldest first.
-    pub async fn list(&mut self, filter: ApprovalFilter, page: &PageRequest) -> Result<Page<Approval>, Error> {
+    pub async fn list(
+        &mut self,
+        filter: ApprovalFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Approval>, Error> {
         let space = self.0.space()?.id;
         let visible = self.0.listing(Resource::Approvals, Verb::List).await?;
         let rows = sqlx::query(concat!(
@@ -186,7 +190,14 @@ impl Approvals<'_> {
             "rule": approval.rule, "phase": approval.phase, "tool": approval.tool, "summary": approval.summary,
         });
         let id = Some(approval.id.uuid());
-        self.0.audit_as(Verb::Approve.as_str(), Resource::Approvals.as_str(), id, Some(session), outcome, detail);
+        self.0.audit_as(
+            Verb::Approve.as_str(),
+            Resource::Approvals.as_str(),
+            id,
+            Some(session),
+            outcome,
+            detail,
+        );
         self.0.wake(Topic::Session(approval.session));
         self.0.wake(Topic::SessionLog(approval.session));
         self.0.wake(Topic::Space(approval.space));

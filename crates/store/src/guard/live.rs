@@ -137,7 +137,14 @@ impl System {
                 "decision": word, "session": session, "policy": approval.policy, "rule": approval.rule,
                 "phase": approval.phase, "tool": approval.tool, "summary": approval.summary,
             });
-            self.guard_noted(space, Verb::Approve.as_str(), Resource::Approvals, &approval.session_name, detail).await?;
+            self.guard_noted(
+                space,
+                Verb::Approve.as_str(),
+                Resource::Approvals,
+                &approval.session_name,
+                detail,
+            )
+            .await?;
         }
         Ok(())
     }

@@ -79,7 +79,11 @@ async fn a_request_that_a_rule_denies_is_refused_in_the_vendors_words() {
 #[tokio::test]
 async fn an_answer_is_redacted_over_every_protocol_whole_or_streamed() {
     let lab = lab(json!([{"say": [{"type": "text", "text": "the number of the card is 4111 1111 1111 1111, keep it"}]}])).await;
-    lab.policy("p", json!([{"phase": "output", "match": {"regex": "(\\d{4} ){3}\\d{4}"}, "action": "redact"}])).await;
+    lab.policy(
+        "p",
+        json!([{"phase": "output", "match": {"regex": "(\\d{4} ){3}\\d{4}"}, "action": "redact"}]),
+    )
+    .await;
     let wanted = "the number of the card is [redacted], keep it";
     let said = lab.post("/demo/v1/messages", &ask("?", false)).await.json().await;
     assert_eq!(said["content"][0]["text"], wanted);
@@ -95,7 +99,10 @@ async fn an_answer_is_redacted_over_every_protocol_whole_or_streamed() {
     let text = lab.post("/demo/v1/responses", &responses(false)).await.text().await.unwrap();
     assert!(!text.contains("1111") && text.contains("[redacted]"), "{text}");
     let text = lab.post("/demo/v1/responses", &responses(true)).await.text().await.unwrap();
-    assert!(!text.contains("1111") && text.contains("[redacted]") && text.contains("response.completed"), "{text}");
+    assert!(
+        !text.contains("1111") && text.contains("[redacted]") && text.contains("response.completed"),
+        "{text}"
+    );
     // It was counted as it came.
     assert_eq!(lab.requests().await.iter().filter(|r| r.starts_with("done 1")).count(), 6);
 }
