@@ -159,7 +159,10 @@ impl Providers<'_> {
         permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let spec = patch.spec.unwrap_or_else(|| permit.spec.clone());
-        if spec != permit.spec {
+        spec.validate()?;
+        let goes =
+            |s: &ProviderSpec| (s.secret.clone(), s.protocol, s.base_url.clone(), s.key_header.clone());
+        if goes(&spec) != goes(&permit.spec) {
             self.check(&spec).await?;
         }
         let space = self.0.space()?.id;
