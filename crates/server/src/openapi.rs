@@ -274,10 +274,11 @@ fn path_parameter(name: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": 160, "pattern": "^[A-Za-z0-9_.-]+$"}),
         ),
         "space" | "published" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role"
-        | "token" | "role_binding" | "image" | "provider" | "connection" | "agent" => {
+        | "token" | "role_binding" | "image" | "provider" | "policy" | "connection" | "agent" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
         "build" => ("The build's id.", json!({"type": "string", "format": "uuid"})),
+        "approval" => ("The approval's id.", json!({"type": "string", "format": "uuid"})),
         other => panic!("the path parameter {other} is not described"),
     };
     json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})

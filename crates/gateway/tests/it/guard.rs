@@ -179,7 +179,8 @@ async fn a_tool_is_allowed_denied_or_waits_and_the_same_question_has_one_answer(
     let seen = ask(&stranger, json!({"approval": id})).await.json();
     assert_eq!(seen, json!({"decision": "deny", "reason": "the approval it waited for is no more"}));
     let verbs: Vec<String> = lab.noted().await.into_iter().map(|(verb, _)| verb).collect();
-    assert_eq!(verbs, ["deny", "redact", "redact", "approve"]);
+    // A new gateway does not know what the one before it had noted.
+    assert_eq!(verbs, ["deny", "redact", "redact", "approve", "redact"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
