@@ -3,14 +3,20 @@
 //! What they say is the agent's to obey and is written into the journal before it is obeyed. Where they cannot be asked nothing runs:
 //! it is asked again until they answer or the turn ends.
 
+use std::io;
 use std::time::Duration;
 
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wharf_wire::host::guard::{GuardAnswer, GuardAsk, ToolAsk};
 
+use crate::block::ToolUse;
 use crate::cancel::Cancel;
+use crate::history;
 use crate::http::Gateway;
+use crate::journal::Entry;
+use crate::tools::Tools;
+use crate::turn::Run;
 
 const PATH: &str = "/guard";
 /// Bytes of an answer: an input with something taken out is as long as the input.
@@ -106,4 +112,39 @@ async fn once(gateway: &Gateway, question: &GuardAsk) -> Result<Result<GuardAnsw
     let why = detail.map_or_else(|| format!("status {}", answer.status), str::to_owned);
     let retryable = answer.status >= 500 || matches!(answer.status, 408 | 429);
     if retryable { Err(why) } else { Ok(Err(format!("the guardrails refuse the question: {why}"))) }
+}
+
+impl Run<'_> {
+    /// What the guardrails say of a call: as they said before, or asked now and written down before it is acted on.
+    pub(crate) async fn judge(&mut self, used: &ToolUse) -> io::Result<Verdict> {
+        let (answer, said) = history::judged(self.entries(), &used.id);
+        if let Some(Entry::Judged { refused, input, .. }) = said {
+            return Ok(refused.clone().map_or_else(|| Verdict::Run(input.clone()), Verdict::Refused));
+        }
+        let question = ToolAsk {
+            turn: self.turn,
+            // Ids of calls are unique within one answer only.
+            call: format!("{answer}/{}", used.id),
+            agent: self.agent.setting.agent.clone(),
+            tool: used.name.clone(),
+            input: used.input.clone(),
+            cwd: self.agent.tools.as_ref().and_then(Tools::directory),
+        };
+        let (talk, mut waited) = (&self.talk, false);
+        let waits = || {
+            waited = true;
+            talk.event("tool_waits", json!({"id": used.id, "name": used.name}));
+        };
+        let verdict = ask(&self.agent.place.gateway, question, self.cancel, waits).await;
+        let (refused, input) = match &verdict {
+            Verdict::Cancelled => return Ok(verdict),
+            Verdict::Refused(why) => (Some(why.clone()), None),
+            Verdict::Run(input) => (None, input.clone()),
+        };
+        // A plain yes needs no word: asked again it is said again.
+        if refused.is_some() || input.is_some() || waited {
+            self.keep(Entry::Judged { id: used.id.clone(), refused, input })?;
+        }
+        Ok(verdict)
+    }
 }

@@ -7,13 +7,12 @@ use serde_json::json;
 use wharf_domain::TurnId;
 use wharf_wire::host::agent::FromAgent;
 use wharf_wire::host::computer_use::{CONTEXT_TOKENS, ComputerUse, MAX_ROUNDS, MAX_TOKENS};
-use wharf_wire::host::guard::ToolAsk;
 use wharf_wire::host::turn::{Reason, Usage};
 
 use crate::block::{Block, Part, Tokens, ToolResult, ToolUse};
 use crate::cancel::Cancel;
 use crate::compact;
-use crate::guard::{self, Verdict};
+use crate::guard::Verdict;
 use crate::history::{self, Position};
 use crate::journal::{End, Entry, Journal};
 use crate::model::retry::{self, Listener as _};
@@ -78,14 +77,14 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Entries of this turn, its message first.
-    fn entries(&self) -> &[(u64, Entry)] {
+    pub(crate) fn entries(&self) -> &[(u64, Entry)] {
         let all = &self.agent.journal.entries;
         let at = all.iter().rposition(|(_, e)| matches!(e, Entry::Turn { turn, .. } if *turn == self.turn));
         &all[at.unwrap_or(all.len())..]
     }
 
     /// Keeps an entry, then tells of it.
-    fn keep(&mut self, entry: Entry) -> Result<(), std::io::Error> {
+    pub(crate) fn keep(&mut self, entry: Entry) -> Result<(), std::io::Error> {
         self.agent.journal.append(entry.clone())?;
         let all = &self.agent.journal.entries;
         let at = all.iter().rposition(|(_, e)| matches!(e, Entry::Turn { turn, .. } if *turn == self.turn));
@@ -241,39 +240,6 @@ impl Run<'_> {
             self.keep(Entry::Finished(result))?;
         }
         Ok(())
-    }
-
-    /// What the guardrails say of a call: as they said before, or asked now and written down before it is acted on.
-    async fn judge(&mut self, used: &ToolUse) -> Result<Verdict, Trouble> {
-        let (answer, said) = history::judged(self.entries(), &used.id);
-        if let Some(Entry::Judged { refused, input, .. }) = said {
-            return Ok(refused.clone().map_or_else(|| Verdict::Run(input.clone()), Verdict::Refused));
-        }
-        let ask = ToolAsk {
-            turn: self.turn,
-            // Ids of calls are unique within one answer only.
-            call: format!("{answer}/{}", used.id),
-            agent: self.agent.setting.agent.clone(),
-            tool: used.name.clone(),
-            input: used.input.clone(),
-            cwd: self.agent.tools.as_ref().and_then(Tools::directory),
-        };
-        let (talk, mut waited) = (&self.talk, false);
-        let waits = || {
-            waited = true;
-            talk.event("tool_waits", json!({"id": used.id, "name": used.name}));
-        };
-        let verdict = guard::ask(&self.agent.place.gateway, ask, self.cancel, waits).await;
-        let (refused, input) = match &verdict {
-            Verdict::Cancelled => return Ok(verdict),
-            Verdict::Refused(why) => (Some(why.clone()), None),
-            Verdict::Run(input) => (None, input.clone()),
-        };
-        // A plain yes needs no word: asked again it is said again.
-        if refused.is_some() || input.is_some() || waited {
-            self.keep(Entry::Judged { id: used.id.clone(), refused, input })?;
-        }
-        Ok(verdict)
     }
 
     fn check_budget(&self) -> Result<(), Trouble> {

@@ -8,6 +8,7 @@
 
 mod input;
 mod parse;
+mod redirect;
 mod run;
 mod word;
 mod wrap;

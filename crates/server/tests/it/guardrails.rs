@@ -153,8 +153,8 @@ async fn an_approval_is_seen_decided_once_and_told_of_in_both_logs() {
     let audit = admin.get("/v1/audit?resource=approvals&verb=approve").await.expect(200);
     let entry = &audit["items"][0];
     assert_eq!(
-        (&entry["principal"]["name"], &entry["detail"]["decision"]),
-        (&json!("dora"), &json!("allowed")),
+        (entry["principal"].as_str().unwrap().ends_with("dora"), &entry["detail"]["decision"]),
+        (true, &json!("allowed")),
         "{audit}"
     );
 }
