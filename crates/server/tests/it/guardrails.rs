@@ -146,7 +146,7 @@ async fn an_approval_is_seen_decided_once_and_told_of_in_both_logs() {
     let listed = admin.get("/v1/spaces/lab/sessions/s/approvals?state=allowed").await.expect(200);
     assert_eq!(listed["items"][0]["id"], json!(asked.id));
     // What the session's watchers see, and the space's, is the same change.
-    let log = admin.get("/v1/spaces/lab/sessions/s/events?no_follow=true").await.text();
+    let log = admin.get("/v1/spaces/lab/sessions/s/events?after=0&no_follow=true").await.text();
     let (requested, decided) =
         (log.find("event: approval.requested").unwrap(), log.find("event: approval.decided").unwrap());
     assert!(requested < decided && log[decided..].contains("\"by\":\"dora\""), "{log}");

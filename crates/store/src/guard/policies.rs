@@ -163,14 +163,14 @@ impl Policies<'_> {
         let now = self.0.now();
         let row = sqlx::query(concat!(
             "update policies set labels = coalesce($2, labels), priority = coalesce($3, priority),
-                rules = coalesce($4, rules), resource_version = resource_version + 1, updated_at = $5
+                rules = coalesce($4::text::json, rules), resource_version = resource_version + 1, updated_at = $5
              where id = $1 returning ",
             columns!()
         ))
         .bind(permit.id.uuid())
         .bind(patch.labels.as_ref().map(to_json).transpose()?)
         .bind(patch.priority.map(i32::from))
-        .bind(patch.rules.as_ref().map(Json))
+        .bind(patch.rules.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?)
         .bind(now.to_utc())
         .fetch_one(self.0.tx()?)
         .await

@@ -107,7 +107,8 @@ async fn a_yes_outlives_control_plane_and_host_and_what_it_allows_is_done_once()
     // Asked once, done once, in the log in its order.
     let all = wharf.get(&format!("{SESSION}/approvals")).await;
     assert_eq!(all["items"].as_array().unwrap().len(), 1, "{all}");
-    let log = String::from_utf8(wharf.bytes(&format!("{SESSION}/events?no_follow=true")).await).unwrap();
+    let log =
+        String::from_utf8(wharf.bytes(&format!("{SESSION}/events?after=0&no_follow=true")).await).unwrap();
     let count = |what: &str| log.matches(&format!("event: {what}\n")).count();
     assert_eq!(
         ["approval.requested", "approval.decided", "turn.tool_use", "turn.tool_result", "turn.done"]
