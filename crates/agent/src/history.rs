@@ -199,6 +199,16 @@ pub fn position(turn: &[(u64, Entry)]) -> Position {
     }
 }
 
+/// What the guardrails said of a call of the turn's last answer, and the number of that answer.
+pub fn judged<'a>(turn: &'a [(u64, Entry)], id: &str) -> (u64, Option<&'a Entry>) {
+    let Some(at) = turn.iter().rposition(|(_, e)| matches!(e, Entry::Answer { .. })) else {
+        return (0, None);
+    };
+    let said =
+        turn[at..].iter().map(|(_, e)| e).find(|e| matches!(e, Entry::Judged { id: of, .. } if of == id));
+    (turn[at].0, said)
+}
+
 /// Tokens by rule of thumb: three bytes each, and what a screenshot of the usual size costs.
 pub fn estimate(messages: &[Message]) -> u64 {
     const PICTURE: u64 = 1600;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use wharf_domain::{SessionId, TurnId};
 use wharf_wire::host::turn::Reason;
 
@@ -58,6 +59,14 @@ pub enum Entry {
         cut: bool,
         #[serde(default)]
         paused: bool,
+    },
+    /// What the guardrails said of a call: why it must not run, or what its input is now.
+    Judged {
+        id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<Value>,
     },
     /// A tool is about to run.
     Started {

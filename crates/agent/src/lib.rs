@@ -8,6 +8,7 @@
 pub mod block;
 pub mod cancel;
 pub mod compact;
+pub mod guard;
 pub mod history;
 pub mod http;
 pub mod images;

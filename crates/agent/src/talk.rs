@@ -66,7 +66,16 @@ impl Talk {
             Entry::Answer { blocks, .. } => self.answer(blocks, before),
             Entry::Started { id } => {
                 if let Some(used) = call_of(before, id) {
-                    self.milestone(&tool_use(used));
+                    // With what the guardrails took out gone.
+                    let changed = before.iter().rev().find_map(|(_, e)| match e {
+                        Entry::Judged { id: of, input: Some(input), .. } if of == id => Some(input.clone()),
+                        _ => None,
+                    });
+                    let used = match changed {
+                        Some(input) => ToolUse { input, ..used.clone() },
+                        None => used.clone(),
+                    };
+                    self.milestone(&tool_use(&used));
                 }
             }
             Entry::Finished(result) => {

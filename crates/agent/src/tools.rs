@@ -112,6 +112,11 @@ impl Tools {
         self.computer.is_some()
     }
 
+    /// Where the shell stands, when it runs.
+    pub fn directory(&self) -> Option<String> {
+        self.bash.as_ref()?.directory()
+    }
+
     /// Takes in what has changed since the last turn.
     pub async fn refresh(&mut self) {
         self.mcp.refresh().await;

@@ -12,6 +12,7 @@ use wharf_wire::host::turn::{Reason, Usage};
 use crate::block::{Block, Part, Tokens, ToolResult, ToolUse};
 use crate::cancel::Cancel;
 use crate::compact;
+use crate::guard::Verdict;
 use crate::history::{self, Position};
 use crate::journal::{End, Entry, Journal};
 use crate::model::retry::{self, Listener as _};
@@ -76,14 +77,14 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Entries of this turn, its message first.
-    fn entries(&self) -> &[(u64, Entry)] {
+    pub(crate) fn entries(&self) -> &[(u64, Entry)] {
         let all = &self.agent.journal.entries;
         let at = all.iter().rposition(|(_, e)| matches!(e, Entry::Turn { turn, .. } if *turn == self.turn));
         &all[at.unwrap_or(all.len())..]
     }
 
     /// Keeps an entry, then tells of it.
-    fn keep(&mut self, entry: Entry) -> Result<(), std::io::Error> {
+    pub(crate) fn keep(&mut self, entry: Entry) -> Result<(), std::io::Error> {
         self.agent.journal.append(entry.clone())?;
         let all = &self.agent.journal.entries;
         let at = all.iter().rposition(|(_, e)| matches!(e, Entry::Turn { turn, .. } if *turn == self.turn));
@@ -209,6 +210,22 @@ impl Run<'_> {
                 self.keep(Entry::Finished(ToolResult::error(id, why)))?;
                 continue;
             }
+            let mut used = used.clone();
+            match self.judge(&used).await? {
+                Verdict::Run(None) => {}
+                Verdict::Run(Some(input)) => used.input = input,
+                Verdict::Refused(why) => {
+                    self.keep(Entry::Finished(ToolResult::error(id, format!("Not run: {why}."))))?;
+                    screen_failed |= used.name == tools::computer::NAME;
+                    continue;
+                }
+                Verdict::Cancelled => {
+                    let why = "Not run: the user ended the turn.";
+                    self.keep(Entry::Finished(ToolResult::error(id, why)))?;
+                    continue;
+                }
+            }
+            let used = &used;
             self.keep(Entry::Started { id: id.clone() })?;
             let more = open[at + 1..].iter().any(|(u, _)| u.name == used.name);
             let outcome = match &mut self.agent.tools {

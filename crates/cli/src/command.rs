@@ -3,6 +3,7 @@
 mod access;
 pub mod agent;
 pub mod api;
+pub mod approval;
 pub mod audit;
 pub mod auth;
 pub mod binding;
@@ -11,6 +12,7 @@ pub mod completion;
 pub mod connection;
 pub mod context;
 pub mod image;
+pub mod policy;
 pub mod provider;
 pub mod published;
 pub mod repo;
@@ -61,6 +63,12 @@ pub enum Command {
     /// Git repositories: clone from and push to them with git
     #[command(subcommand)]
     Repo(Box<repo::Command>),
+    /// Policies: what sessions may do, and what needs somebody's yes
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Approvals: what waits for somebody's yes
+    #[command(subcommand)]
+    Approval(approval::Command),
     /// Images sessions start from
     #[command(subcommand)]
     Image(image::Command),
@@ -108,6 +116,8 @@ impl Command {
             Self::Agent(c) => c.run(ctx).await,
             Self::Connection(c) => c.run(ctx).await,
             Self::Repo(c) => c.run(ctx).await,
+            Self::Policy(c) => c.run(ctx).await,
+            Self::Approval(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,
             Self::ServiceAccount(c) => c.run(ctx).await,

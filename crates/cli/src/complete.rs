@@ -63,13 +63,17 @@ fn live(ask: Ask) -> ArgValueCompleter {
 
 /// Asks on a thread of its own: the binary may already run a runtime.
 fn fetch(ask: Ask, globals: Globals) -> Vec<Named> {
+    ask_for(ask, globals)
+}
+
+fn ask_for<T: serde::de::DeserializeOwned + Send + 'static>(ask: Ask, globals: Globals) -> Vec<T> {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         let names = runtime.block_on(async {
             let ctx = Ctx::new(globals).ok()?;
             let list = ask(&ctx).ok()?.page_size(Some(200));
-            tokio::time::timeout(BRIEFLY, list.page::<Named>(None)).await.ok()?.ok()
+            tokio::time::timeout(BRIEFLY, list.page::<T>(None)).await.ok()?.ok()
         });
         drop(send.send(names.map(|p| p.items).unwrap_or_default()));
         runtime.shutdown_background();
@@ -125,6 +129,28 @@ pub fn published() -> ArgValueCompleter {
 
 pub fn repos() -> ArgValueCompleter {
     live(|ctx| Ok(ctx.space()?.repos().list()))
+}
+
+pub fn policies() -> ArgValueCompleter {
+    live(|ctx| Ok(ctx.space()?.policies().list()))
+}
+
+/// Ids of what waits.
+pub fn approvals() -> ArgValueCompleter {
+    #[derive(Deserialize)]
+    struct Waiting {
+        id: String,
+        summary: String,
+    }
+    ArgValueCompleter::new(|current: &OsStr| {
+        let Some(current) = current.to_str() else { return Vec::new() };
+        let all: Vec<Waiting> =
+            ask_for(|ctx| Ok(ctx.space()?.approvals(vec![("state", "pending".to_owned())])), globals());
+        all.into_iter()
+            .filter(|w| w.id.starts_with(current))
+            .map(|w| CompletionCandidate::new(w.id).help(Some(w.summary.into())))
+            .collect()
+    })
 }
 
 pub fn images() -> ArgValueCompleter {

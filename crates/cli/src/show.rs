@@ -1,11 +1,16 @@
 //! How each thing of the API looks as a row.
 
+mod access;
+
 use wharf_domain::Time;
+use wharf_domain::guard::ApprovalState;
 use wharf_domain::session::{State, TurnState};
 use wharf_wire::api;
 
 use crate::output::format::{age, bytes, cores, mib};
 use crate::output::{Cell, Show, Style};
+
+pub use access::rule;
 
 fn aged(at: Time, now: Time) -> Cell {
     Cell::styled(age(at, now), Style::Dim)
@@ -149,6 +154,49 @@ impl Show for api::Published {
     }
     fn name(&self) -> String {
         self.name.to_string()
+    }
+}
+
+impl Show for api::Policy {
+    const HEAD: &'static [&'static str] = &["NAME", "PRIORITY", "RULES", "PHASES", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let mut phases: Vec<&str> = self.rules.iter().map(|r| r.phase.as_str()).collect();
+        phases.sort_unstable();
+        phases.dedup();
+        vec![
+            Cell::new(&self.name),
+            Cell::new(self.priority),
+            Cell::new(self.rules.len()),
+            Cell::new(phases.join(",")),
+            aged(self.created_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Show for api::Approval {
+    const HEAD: &'static [&'static str] = &["ID", "STATE", "SESSION", "WHAT", "WHY", "BY", "AGE"];
+    fn row(&self, now: Time) -> Vec<Cell> {
+        let style = match self.state {
+            ApprovalState::Pending => Style::Busy,
+            ApprovalState::Allowed => Style::Good,
+            ApprovalState::Denied => Style::Bad,
+            ApprovalState::Expired | ApprovalState::Cancelled => Style::Dim,
+        };
+        vec![
+            Cell::new(self.id),
+            Cell::styled(self.state.as_str(), style),
+            Cell::new(&self.session_name),
+            Cell::new(&self.summary),
+            Cell::opt(self.reason.as_ref()),
+            Cell::opt(self.decided_by.as_ref()),
+            aged(self.requested_at, now),
+        ]
+    }
+    fn name(&self) -> String {
+        self.id.to_string()
     }
 }
 
@@ -358,142 +406,5 @@ impl Show for api::FileInfo {
     }
     fn name(&self) -> String {
         self.name.clone()
-    }
-}
-
-impl Show for api::User {
-    const HEAD: &'static [&'static str] = &["NAME", "DISPLAY NAME", "DISABLED", "AGE"];
-    fn row(&self, now: Time) -> Vec<Cell> {
-        vec![
-            Cell::new(&self.name),
-            Cell::new(&self.display_name),
-            yes_no(self.disabled),
-            aged(self.created_at, now),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-impl Show for api::ServiceAccount {
-    const HEAD: &'static [&'static str] = &["NAME", "DESCRIPTION", "DISABLED", "AGE"];
-    fn row(&self, now: Time) -> Vec<Cell> {
-        vec![
-            Cell::new(&self.name),
-            Cell::new(&self.description),
-            yes_no(self.disabled),
-            aged(self.created_at, now),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-impl Show for api::ApiToken {
-    const HEAD: &'static [&'static str] = &["NAME", "NARROWED", "EXPIRES", "LAST USED", "AGE"];
-    fn row(&self, now: Time) -> Vec<Cell> {
-        let expires = match self.expires_at {
-            at if at <= now => Cell::styled("expired", Style::Bad),
-            at => Cell::new(format!("in {}", age(now, at))),
-        };
-        vec![
-            Cell::new(&self.name),
-            yes_no(self.rules.is_some()),
-            expires,
-            self.last_used_at.map_or(Cell::styled("never", Style::Dim), |t| aged(t, now)),
-            aged(self.created_at, now),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-/// A rule as `verbs on resources [named names]`.
-pub fn rule(rule: &wharf_domain::rbac::Rule) -> String {
-    let star = |list: &[String]| list.iter().any(|w| w == "*");
-    // All resources of some groups: the groups say which.
-    let resources = if star(&rule.resources) && !star(&rule.groups) {
-        rule.groups.iter().map(|g| format!("{g}/*")).collect::<Vec<_>>().join(",")
-    } else {
-        rule.resources.join(",")
-    };
-    let names = if rule.names.is_empty() { String::new() } else { format!(":{}", rule.names.join(",")) };
-    format!("{}:{resources}{names}", rule.verbs.join(","))
-}
-
-impl Show for api::Role {
-    const HEAD: &'static [&'static str] = &["NAME", "BUILT IN", "AGE", "RULES"];
-    fn row(&self, now: Time) -> Vec<Cell> {
-        vec![
-            Cell::new(&self.name),
-            yes_no(self.built_in),
-            aged(self.created_at, now),
-            Cell::new(self.rules.iter().map(rule).collect::<Vec<_>>().join("; ")),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-impl Show for api::RoleBinding {
-    const HEAD: &'static [&'static str] = &["NAME", "ROLE", "PRINCIPAL", "SPACE", "AGE"];
-    fn row(&self, now: Time) -> Vec<Cell> {
-        vec![
-            Cell::new(&self.name),
-            Cell::new(&self.role),
-            Cell::new(&self.principal),
-            self.space.as_ref().map_or(Cell::styled("everywhere", Style::Dim), Cell::new),
-            aged(self.created_at, now),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-impl Show for api::AuditEntry {
-    const HEAD: &'static [&'static str] =
-        &["AT", "PRINCIPAL", "VERB", "RESOURCE", "NAME", "SPACE", "OUTCOME", "ADDRESS"];
-    fn row(&self, _: Time) -> Vec<Cell> {
-        let style = match self.outcome {
-            api::AuditOutcome::Allowed => Style::Good,
-            api::AuditOutcome::Denied | api::AuditOutcome::Failed => Style::Bad,
-        };
-        let principal = match &self.impersonator {
-            Some(by) => format!("{} (by {by})", self.principal),
-            None => self.principal.clone(),
-        };
-        vec![
-            Cell::new(self.at),
-            Cell::new(principal),
-            Cell::new(&self.verb),
-            Cell::new(&self.resource),
-            Cell::opt(self.name.as_ref()),
-            Cell::opt(self.space.as_ref()),
-            Cell::styled(word(&self.outcome), style),
-            Cell::opt(self.address.as_ref()),
-        ]
-    }
-    fn name(&self) -> String {
-        self.id.to_string()
-    }
-}
-
-impl Show for api::SpaceEvent {
-    const HEAD: &'static [&'static str] = &["AT", "TYPE", "RESOURCE", "NAME"];
-    fn row(&self, _: Time) -> Vec<Cell> {
-        vec![
-            Cell::styled(self.at, Style::Dim),
-            Cell::new(&self.kind),
-            Cell::new(&self.resource),
-            Cell::new(self.name.clone().unwrap_or_else(|| self.id.clone())),
-        ]
-    }
-    fn name(&self) -> String {
-        self.cursor.clone()
     }
 }

@@ -54,6 +54,10 @@ ids! {
     SpaceId,
     SecretId,
     ConnectionId,
+    /// Guardrails of a space.
+    PolicyId,
+    /// Something that waits until somebody allows or denies it.
+    ApprovalId,
     /// A model provider of a space.
     ProviderId,
     /// One request to a model provider; what it used is counted under it once.

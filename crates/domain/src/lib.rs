@@ -5,6 +5,7 @@
 
 pub mod egress;
 pub mod error;
+pub mod guard;
 pub mod id;
 pub mod image;
 pub mod labels;

@@ -56,6 +56,13 @@ pub const MODEL_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 pub const MODEL_REQUESTS_OPEN: usize = 32;
 /// Bytes of requests to model providers that one session may have waiting for an answer.
 pub const MODEL_REQUESTS_BYTES: usize = 64 * 1024 * 1024;
+/// Policies of a space, and rules of one.
+pub const POLICIES: usize = 64;
+pub const POLICY_RULES: usize = 64;
+/// Approvals that one session may have waiting.
+pub const APPROVALS_PENDING: u32 = 32;
+/// Bytes of a question to the guardrails, and of an answer of a model that is held back until it is judged.
+pub const GUARD_BYTES: usize = 8 * 1024 * 1024;
 /// How often the gateway may try a request to a model provider again.
 pub const MODEL_RETRIES: u8 = 10;
 /// Requests and connections to the ports of one session at a time, on one server.

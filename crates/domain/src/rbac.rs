@@ -43,10 +43,10 @@ words! {
     /// Kinds of things rules speak of.
     Resource {
         Spaces = "spaces", Secrets = "secrets", Images = "images", Events = "events", Usage = "usage",
-        Connections = "connections", Providers = "providers",
+        Connections = "connections", Providers = "providers", Policies = "policies",
         Sessions = "sessions", Messages = "messages", Files = "files", Processes = "processes",
         Snapshots = "snapshots", Egress = "egress", Agents = "agents", Builds = "builds", Published = "published",
-        Repos = "repos",
+        Repos = "repos", Approvals = "approvals",
         Users = "users", ServiceAccounts = "service-accounts", Tokens = "tokens", Roles = "roles",
         RoleBindings = "role-bindings", Audit = "audit",
     }
@@ -59,6 +59,7 @@ impl Resource {
             | Self::Secrets
             | Self::Connections
             | Self::Providers
+            | Self::Policies
             | Self::Images
             | Self::Events
             | Self::Usage => Group::Core,
@@ -70,7 +71,8 @@ impl Resource {
             | Self::Egress
             | Self::Agents
             | Self::Builds
-            | Self::Published => Group::Sessions,
+            | Self::Published
+            | Self::Approvals => Group::Sessions,
             Self::Repos => Group::Work,
             Self::Users
             | Self::ServiceAccounts
@@ -239,7 +241,16 @@ pub fn built_in_roles() -> Vec<(&'static str, Vec<Rule>)> {
                 ),
                 Rule::new(
                     &["core"],
-                    &["spaces", "secrets", "connections", "providers", "images", "events", "usage"],
+                    &[
+                        "spaces",
+                        "secrets",
+                        "connections",
+                        "providers",
+                        "policies",
+                        "images",
+                        "events",
+                        "usage",
+                    ],
                     &["get", "list", "watch"],
                 ),
                 Rule::new(&["core"], &["secrets"], &["create", "update", "delete"]),

@@ -17,6 +17,7 @@ use crate::body::{Body, Metered, Way, empty, stream};
 use crate::dial::Connector;
 use crate::door::Call;
 use crate::gateway::Gateway;
+use crate::guards::{self, Leaving};
 use crate::line::{Kind, Line};
 use crate::problem::Refusal;
 use crate::target::authority;
@@ -106,6 +107,8 @@ async fn pass(
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
     call.session.room().map_err(Refusal::limit)?;
     let (method, path) = (request.method().as_str(), request.uri().path());
+    let leaving = Leaving::request(&scheme, target, &request);
+    guards::egress(call, target, &leaving).await?;
     let connections = &call.gateway.connections;
     let connection = connections.covering(call.session.space, target, method, path).await?;
 

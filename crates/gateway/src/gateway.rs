@@ -12,6 +12,7 @@ use wharf_store::{Actor, Store, System};
 
 use crate::connections::Connections;
 use crate::dial::{Dialer, Resolve, Tls};
+use crate::guards::Guards;
 use crate::intercept::Faces;
 use crate::jails;
 use crate::line::{Log, Writer};
@@ -47,6 +48,7 @@ pub struct Inner {
     pub(crate) tls: Tls,
     pub(crate) models: Models,
     pub(crate) connections: Connections,
+    pub(crate) guards: Guards,
     pub(crate) faces: Faces,
     pub(crate) log: Log,
     /// What goes on after a request was answered: tunnels.
@@ -75,6 +77,7 @@ impl Gateway {
         Ok(Self(Arc::new(Inner {
             sessions: Sessions::new(system.clone()),
             connections: Connections::new(system.clone()),
+            guards: Guards::new(system.clone()),
             faces: Faces::new(system.clone()),
             log,
             writer: Mutex::new(Some(writer)),
@@ -128,6 +131,7 @@ impl Gateway {
         while let Some(wake) = wakes.next().await {
             self.0.sessions.hear(wake);
             self.0.connections.hear(wake);
+            self.0.guards.hear(wake);
         }
     }
 

@@ -13,6 +13,8 @@ pub mod dial;
 mod door;
 mod forward;
 mod gateway;
+mod guard;
+mod guards;
 mod intercept;
 mod jails;
 mod kept;

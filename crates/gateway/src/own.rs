@@ -1,6 +1,6 @@
 //! The gateway's own API, which every session reaches whatever its egress: `http://gateway/…`.
 //!
-//! `/` says what the session may reach; everything below another first segment belongs to the provider of that name.
+//! `/` says what the session may reach, `/guard` what its guardrails say to a tool; everything below another first segment belongs to the provider of that name.
 
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub(crate) async fn serve(
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
     if first.is_empty() {
         return about(session, request.method());
+    }
+    if first == "guard" {
+        return crate::guard::serve(gateway, session, request).await;
     }
     models::serve(gateway, session, &first, request).await
 }

@@ -22,6 +22,7 @@ use wharf_domain::egress::Target;
 
 use crate::body::{Body, empty};
 use crate::door::{Call, http1};
+use crate::guards::{self, Leaving};
 use crate::intercept;
 use crate::line::{Kind, Line};
 use crate::meter::{Meter, Traffic};
@@ -66,11 +67,13 @@ async fn begin(call: &Call, target: &Target) -> Result<Option<TcpStream>, Refusa
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
     call.session.room().map_err(Refusal::limit)?;
-    if call.gateway.connections.concern(call.session.space, target).await? {
+    let concerned = call.gateway.connections.concern(call.session.space, target).await?;
+    if concerned || call.gateway.guards.look_inside(call.session.space, target).await? {
         // Requests inside are dialled one by one; that none of them can be is said now.
         call.gateway.dialer.check(target).await?;
         return Ok(None);
     }
+    guards::egress(call, target, &Leaving::tunnel()).await?;
     call.gateway.dialer.connect(target).await.map(Some)
 }
 

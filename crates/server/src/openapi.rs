@@ -274,10 +274,11 @@ fn path_parameter(name: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": 160, "pattern": "^[A-Za-z0-9_.-]+$"}),
         ),
         "space" | "published" | "session" | "snapshot" | "secret" | "user" | "service_account" | "role"
-        | "token" | "role_binding" | "image" | "provider" | "connection" | "agent" | "repo" => {
+        | "token" | "role_binding" | "image" | "provider" | "policy" | "connection" | "agent" | "repo" => {
             ("Name or id.", json!({"type": "string", "pattern": NAME_PATTERN, "maxLength": 63}))
         }
         "build" => ("The build's id.", json!({"type": "string", "format": "uuid"})),
+        "approval" => ("The approval's id.", json!({"type": "string", "format": "uuid"})),
         other => panic!("the path parameter {other} is not described"),
     };
     json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})
@@ -315,6 +316,7 @@ fn tags() -> Value {
         {"name": "providers", "description": "Model providers that sessions reach through the gateway, with keys, prices and budgets."},
         {"name": "connections", "description": "Which requests of a space's sessions get which secret."},
         {"name": "repos", "description": "Git repositories. Their content travels by git's own protocol, at `/git/{space}/{repo}.git`."},
+        {"name": "guardrails", "description": "Policies for what sessions do, and what waits for somebody's yes."},
         {"name": "images", "description": "Root filesystems sessions start from."},
         {"name": "agents", "description": "Packages that answer in sessions: versions, builds, logs of builds."},
         {"name": "sessions", "description": "An agent's computer each."},

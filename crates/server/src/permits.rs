@@ -21,10 +21,11 @@ pub enum Access {
 
 use Access::{Anyone, Global, Public, Space, Spaced};
 use Resource::{
-    Agents, Audit, Builds, Connections, Egress, Events, Files, Images, Messages, Processes, Providers,
-    Published, Repos, RoleBindings, Roles, Secrets, ServiceAccounts, Sessions, Snapshots, Tokens, Users,
+    Agents, Approvals, Audit, Builds, Connections, Egress, Events, Files, Images, Messages, Policies,
+    Processes, Providers, Published, Repos, RoleBindings, Roles, Secrets, ServiceAccounts, Sessions,
+    Snapshots, Tokens, Users,
 };
-use Verb::{Create, Delete, Exec, Get, Impersonate, List, Publish, ReadValues, Update, Watch};
+use Verb::{Approve, Create, Delete, Exec, Get, Impersonate, List, Publish, ReadValues, Update, Watch};
 
 /// Operation id and access, in the order of the document's tags.
 pub const TABLE: &[(&str, Access)] = &[
@@ -92,6 +93,15 @@ pub const TABLE: &[(&str, Access)] = &[
     ("patch_repo", Spaced(Repos, Update)),
     ("delete_repo", Spaced(Repos, Delete)),
     ("list_branches", Spaced(Repos, Get)),
+    ("list_policies", Spaced(Policies, List)),
+    ("create_policy", Spaced(Policies, Create)),
+    ("get_policy", Spaced(Policies, Get)),
+    ("patch_policy", Spaced(Policies, Update)),
+    ("delete_policy", Spaced(Policies, Delete)),
+    ("list_space_approvals", Spaced(Approvals, List)),
+    ("list_approvals", Spaced(Approvals, List)),
+    ("get_approval", Spaced(Approvals, Get)),
+    ("decide_approval", Spaced(Approvals, Approve)),
     ("list_images", Spaced(Images, List)),
     ("import_image", Spaced(Images, Create)),
     ("get_image", Spaced(Images, Get)),

@@ -47,6 +47,9 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
             "secret",
             "a provider uses the secret; give the provider another one or delete it first",
         ),
+        "policies_name" => {
+            (Code::AlreadyExists, "name", "the space already has a policy of that name; update it instead")
+        }
         "connections_name" => (
             Code::AlreadyExists,
             "name",

@@ -17,6 +17,7 @@ mod config;
 mod error;
 mod events;
 mod gateway;
+mod guard;
 mod idempotency;
 mod migrate;
 pub mod models;
@@ -53,6 +54,7 @@ pub use gateway::{
     Connection, ConnectionPatch, Connections, EgressEntry, EgressFilter, EgressRow, JailOwner,
     LiveConnection, NewConnection,
 };
+pub use guard::{Approval, ApprovalFilter, Asked, NewApproval, NewPolicy, Policy, PolicyPatch};
 pub use idempotency::{Begin, IdempotencyHandle, IdempotencyRequest};
 pub use migrate::schema_fingerprint;
 pub use page::{Page, PageRequest};

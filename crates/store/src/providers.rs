@@ -1,8 +1,8 @@
 //! Model providers of a space: made, listed and changed by name. What they need a key for they name a secret for; the
 //! key itself is read by the gateway alone (see [`crate::models`]).
 //!
-//! Whoever may write a provider may have the secret's value sent to an address of their choice, so the verbs are no
-//! part of the developer's role.
+//! Whoever writes a provider has the secret's value sent to an address of their choice, so naming one takes the verb `read-values` on
+//! it, and the verbs of providers are no part of the developer's role.
 
 use serde::Serialize;
 use serde_json::json;
@@ -159,7 +159,10 @@ impl Providers<'_> {
         permit.demand(Verb::Update)?;
         check_version(permit.resource_version, if_version)?;
         let spec = patch.spec.unwrap_or_else(|| permit.spec.clone());
-        if spec != permit.spec {
+        spec.validate()?;
+        let goes =
+            |s: &ProviderSpec| (s.secret.clone(), s.protocol, s.base_url.clone(), s.key_header.clone());
+        if goes(&spec) != goes(&permit.spec) {
             self.check(&spec).await?;
         }
         let space = self.0.space()?.id;
@@ -196,23 +199,25 @@ impl Providers<'_> {
         Ok(())
     }
 
-    /// Besides what the spec knows of itself: the secret is there.
+    /// Besides what the spec knows of itself: the secret is there, and the caller may read its value. Whoever points a secret at an
+    /// address can read it there.
     async fn check(&mut self, spec: &ProviderSpec) -> Result<(), Error> {
         spec.validate()?;
         let Some(secret) = &spec.secret else { return Ok(()) };
-        let space = self.0.space()?.id;
-        let there: bool =
-            sqlx::query_scalar("select exists (select from secrets where space_id = $1 and name = $2)")
-                .bind(space.uuid())
-                .bind(secret.as_str())
-                .fetch_one(self.0.tx()?)
-                .await
-                .or_domain()?;
-        if there {
-            return Ok(());
-        }
-        let detail = format!("the space has no secret {secret}; make it first (wharf secret set {secret})");
-        Err(Error::new(Code::InvalidReference, detail).field("secret"))
+        let judged = self.0.secrets().permit(&NameOrId::Name(secret.clone()), Verb::ReadValues).await;
+        judged.map(drop).map_err(|e| match e.code {
+            Code::NotFound => {
+                let detail =
+                    format!("the space has no secret {secret}; make it first (wharf secret set {secret})");
+                Error::new(Code::InvalidReference, detail).field("secret")
+            }
+            Code::Forbidden => {
+                let detail =
+                    format!("a provider sends secret {secret} out, which takes the verb read-values on it");
+                Error::new(Code::Forbidden, detail).field("secret")
+            }
+            _ => e,
+        })
     }
 
     /// The audit entry says where keys go.

@@ -17,6 +17,8 @@ const LOGINS: Duration = Duration::from_secs(31 * 24 * 3600);
 const MODEL_REQUESTS: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Sums of model requests: more than a year, so that a month can be compared with the same one of the year before.
 const MODEL_USAGE: Duration = Duration::from_secs(800 * 24 * 3600);
+/// Approvals that were decided; the audit log keeps who decided them.
+const APPROVALS: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Rows of one statement: small enough not to hold locks anyone notices.
 const BATCH: i64 = 5000;
 
@@ -31,6 +33,7 @@ pub struct Swept {
     pub signing_keys: u64,
     pub model_requests: u64,
     pub model_usage: u64,
+    pub approvals: u64,
     /// Requests that a gateway died over, charged with what was guessed.
     pub model_requests_lost: u64,
     /// Published copies whose time was over.
@@ -96,6 +99,12 @@ impl System {
                     "delete from model_usage where ctid in (
                         select ctid from model_usage where day < ($1 at time zone 'UTC')::date limit $2)",
                     ago(MODEL_USAGE),
+                )
+                .await?,
+            approvals: self
+                .delete(
+                    "delete from approvals where id in (select id from approvals where decided_at < $1 limit $2)",
+                    ago(APPROVALS),
                 )
                 .await?,
             model_requests_lost: self.model_reap(200).await?,

@@ -63,10 +63,10 @@ impl Actor {
             Self::Keeper => vec![rule(&["core"], &["secrets"], &["get", "list", "update"])],
             Self::Setup => vec![rule(&["*"], &["*"], &["*"])],
             Self::Gateway => vec![
-                rule(&["sessions"], &["sessions", "egress"], &["get", "list", "create"]),
+                rule(&["sessions"], &["sessions", "egress", "approvals"], &["get", "list", "create"]),
                 rule(
                     &["core"],
-                    &["spaces", "connections", "providers", "events", "usage"],
+                    &["spaces", "connections", "providers", "policies", "events", "usage"],
                     &["get", "list", "update"],
                 ),
                 rule(&["core"], &["secrets"], &["get", "read-values"]),

@@ -10,6 +10,7 @@ pub mod desktop;
 pub mod exec;
 pub mod files;
 pub mod frame;
+pub mod guard;
 pub mod path;
 pub mod terminal;
 pub mod turn;

@@ -136,6 +136,12 @@ impl Shell {
         Ok(())
     }
 
+    /// Where it stands; none before the first command, and where that is no text.
+    pub fn directory(&self) -> Option<String> {
+        let pid = self.running.as_ref()?.pid;
+        fs::read_link(format!("/proc/{pid}/cwd")).ok()?.into_os_string().into_string().ok()
+    }
+
     async fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
             processes::kill_group(running.pid);

@@ -97,6 +97,25 @@ impl SessionApi {
         )
     }
 
+    /// What waits, or waited, for somebody's yes.
+    pub fn approvals(&self, filters: Vec<(&'static str, String)>) -> List {
+        let this = self.clone();
+        List::new(move || {
+            filters
+                .iter()
+                .fold(this.call(Method::GET, ["approvals"]), |call, (name, value)| call.query(name, value))
+        })
+    }
+
+    pub async fn approval(&self, id: &str) -> Result<api::Approval> {
+        self.call(Method::GET, ["approvals", id]).send_json().await
+    }
+
+    /// Says yes or no.
+    pub async fn decide(&self, id: &str, body: &api::Decide) -> Result<api::Approval> {
+        self.call(Method::POST, ["approvals", id]).json(body).send_json().await
+    }
+
     /// What left the session.
     pub fn egress(&self, filters: Vec<(&'static str, String)>) -> List {
         let this = self.clone();

@@ -75,6 +75,19 @@ impl SpaceApi {
         List::new(move || client.call(Method::GET, ["spaces", &space, "repos", &repo, "branches"]))
     }
 
+    pub fn policies(&self) -> Crud<api::Policy, api::CreatePolicy, api::PatchPolicy> {
+        Crud::new(self.client.clone(), ["spaces", &self.name, "policies"])
+    }
+
+    /// What waits, or waited, for somebody's yes.
+    pub fn approvals(&self, filters: Vec<(&'static str, String)>) -> List {
+        let (client, space) = (self.client.clone(), self.name.clone());
+        List::new(move || {
+            let call = client.call(Method::GET, ["spaces", &space, "approvals"]);
+            filters.iter().fold(call, |call, (name, value)| call.query(name, value))
+        })
+    }
+
     /// A secret's value; needs the verb `read-values` and leaves an audit entry.
     pub async fn reveal_secret(&self, name: &str) -> Result<api::SecretValue> {
         self.client.call(Method::POST, ["spaces", &self.name, "secrets", name, "reveal"]).send_json().await

@@ -47,6 +47,11 @@ impl Pattern {
         self.0.port.map_or_else(|| WEB.contains(&port), |p| p == port)
     }
 
+    /// For what must not slip through: a pattern that names no port means all of them.
+    pub fn matches_any_port(&self, target: &Target) -> bool {
+        self.matches_host(&target.host) && self.0.port.is_none_or(|p| p == target.port)
+    }
+
     /// How narrow it is: a host before a wildcard, a longer wildcard before a shorter, a port before none.
     pub fn rank(&self) -> (bool, usize, bool) {
         let length = self.0.host.name().map_or(usize::MAX, str::len);

@@ -7,6 +7,7 @@
 mod call;
 mod fault;
 mod flow;
+mod guarded;
 mod meter;
 mod scripted;
 mod sse;
@@ -208,12 +209,14 @@ async fn answer(
     let rest = rest.get(1 + provider.name.as_str().len()..).filter(|r| r.starts_with('/')).unwrap_or("/");
     let path = rest.split('?').next().unwrap_or_default();
     let call = Call::read(Kind::of(&head.method, path), whole(body, &mut slot).await?)?;
+    let call = guarded::input(gateway, session, call).await?;
     let model = judge(route, &call)?;
     let guessed = call::guess(&call.body);
     let mut charge = begin(gateway, session, provider, &call, model, guessed).await?;
     if let Some(script) = &provider.spec.script {
         let response = scripted::answer(script, dialect, path, &call);
-        return Ok(pass(response.map(Passed::Made), charge, &call, slot));
+        let response = pass(response.map(Passed::Made), charge, &call, slot);
+        return guarded::output(gateway, session, &call, response).await;
     }
     let Some(base) = provider.spec.upstream() else {
         return Err(Fault::new(
@@ -248,7 +251,7 @@ async fn answer(
             }
             let response =
                 answer.response.map(|body| Passed::Came { body: body_of(body), first: answer.first });
-            Ok(pass(response, charge, &call, slot))
+            guarded::output(gateway, session, &call, pass(response, charge, &call, slot)).await
         }
         Err(failed) => {
             if let Some(mut charge) = charge {

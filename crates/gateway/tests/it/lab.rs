@@ -57,7 +57,7 @@ impl Resolve for Names {
 
 pub struct Lab {
     /// Dropped last: the database goes with it.
-    _db: TestDb,
+    db: TestDb,
     pub store: Store,
     pub space: SpaceId,
     pub names: Arc<Names>,
@@ -113,7 +113,7 @@ impl Lab {
         std::fs::write(&file, &authority.pem).unwrap();
         settings.ca_file = Some(file);
         change(&mut settings);
-        let mut lab = Self { _db: db, store, space, names: Arc::default(), dir, settings, running: None };
+        let mut lab = Self { db, store, space, names: Arc::default(), dir, settings, running: None };
         let work = lab.work();
         let image = ImageInfo {
             image: ImageRef { name: name("base"), digest: "ab".repeat(32) },
@@ -154,6 +154,10 @@ impl Lab {
     fn work(&self) -> Work {
         let owner = Owner { operator: OperatorId::new(), machine: "lab".into() };
         self.store.system(Actor::Operator).work(owner)
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.db.clock.advance(by);
     }
 
     pub async fn scope(&self) -> Scope {

@@ -4,6 +4,7 @@
 
 mod clients;
 mod connections;
+mod guard;
 mod lab;
 mod log;
 mod models;

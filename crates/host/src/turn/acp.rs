@@ -234,6 +234,7 @@ impl Talk<'_> {
             .tell(&rpc::request(id, method, params))
             .map_err(|why| Stop(failed(Reason::AgentExited, why)))?;
         let mut stopping: Option<Done> = None;
+        let asking = permission::Asking::default();
         loop {
             let next = self.kept.process.next(self.turn, self.patience).await;
             let line = match next {
@@ -252,6 +253,7 @@ impl Talk<'_> {
                         return Err(Stop(stopping.unwrap_or(why)));
                     }
                     stopping = Some(why);
+                    asking.end();
                     self.patience.last_words();
                     continue;
                 }
@@ -275,9 +277,8 @@ impl Talk<'_> {
                 Heard::Answer { .. } | Heard::Notice { .. } => {}
                 Heard::Request { id, method, params } => {
                     if method == "session/request_permission" {
-                        let (answer, event) = permission::decide(&params, stopping.is_some());
-                        self.turn.say(event).map_err(|_| too_much())?;
-                        tell(&mouth, &rpc::answer(id, Ok(answer)))?;
+                        let agent = &self.kept.spec.name;
+                        permission::serve(self.turn, agent, &mouth, id, params, &asking);
                     } else {
                         services::serve(self.host, &mouth, &terminals, id, &method, params);
                     }
@@ -285,10 +286,6 @@ impl Talk<'_> {
             }
         }
     }
-}
-
-fn tell(mouth: &super::process::Mouth, message: &Value) -> Result<(), Stop> {
-    mouth.tell(message).map_err(Stop::protocol)
 }
 
 fn too_much() -> Stop {

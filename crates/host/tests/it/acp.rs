@@ -4,6 +4,7 @@ use wharf_wire::host::Env;
 use wharf_wire::host::turn::{AgentKind, AgentSpec, Outcome, Reason, Said, TurnEvent, TurnRequest};
 
 use crate::harness::{Host, all, done, identity, output, python, reply, said, turn_of, until_dead};
+use crate::provider::Provider;
 
 /// Threads answer prompts; the main thread reads. Its conversations are files, so it can load them.
 const AGENT: &str = r#"
@@ -232,4 +233,20 @@ async fn what_goes_wrong_is_told() {
     let events = host.run(&turn_of(broken, "x")).await;
     assert_eq!((done(&events).reason, done(&events).exit_code), (Some(Reason::AgentExited), Some(1)));
     assert!(output(&events).contains("no such luck"));
+}
+
+#[tokio::test]
+async fn permission_is_the_guardrails_to_give() {
+    let provider = Provider::start([]);
+    let pending = serde_json::json!({"decision": "pending", "approval": "01890000-0000-7000-8000-000000000001",
+        "expires_at": "2026-01-01T00:00:00.000Z"});
+    provider.guards(200, pending);
+    provider.guards(200, serde_json::json!({"decision": "deny", "reason": "una denied it"}));
+    let host = Host::start_before(&provider.socket()).await;
+    let events = host.run(&ask("tool")).await;
+    assert_eq!(done(&events).outcome, Outcome::Done, "the agent goes on after a no");
+    let permission = event(&events, "permission");
+    assert_eq!((&permission["allowed"], &permission["reason"]), (&false.into(), &"una denied it".into()));
+    assert!(event(&events, "tool_result")["content"].as_str().unwrap().contains("\"optionId\": \"no\""));
+    assert_eq!(provider.guard_asked()[0]["call"], "acp/t1");
 }

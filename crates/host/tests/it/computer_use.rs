@@ -26,15 +26,15 @@ fn agent(provider: &Provider, change: impl FnOnce(&mut ComputerUse)) -> AgentSpe
     }
 }
 
-fn ask(provider: &Provider, text: &str) -> TurnRequest {
+pub fn ask(provider: &Provider, text: &str) -> TurnRequest {
     turn_of(agent(provider, |_| {}), text)
 }
 
-async fn run(host: &Host, turn: &TurnRequest) -> Vec<TurnEvent> {
+pub async fn run(host: &Host, turn: &TurnRequest) -> Vec<TurnEvent> {
     all(host.client.turn(turn, 0).await.unwrap()).await
 }
 
-fn named<'a>(events: &'a [TurnEvent], wanted: &str) -> Vec<&'a Value> {
+pub fn named<'a>(events: &'a [TurnEvent], wanted: &str) -> Vec<&'a Value> {
     events
         .iter()
         .filter_map(|e| match &e.said {

@@ -19,6 +19,21 @@ pub struct Host {
     dir: Option<TempDir>,
 }
 
+/// Guardrails without a rule, one request a connection.
+fn allow_all(listener: tokio::net::UnixListener) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = vec![0; 65_536];
+            let _ = stream.read(&mut asked).await;
+            let body = r#"{"decision":"allow"}"#;
+            let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(text.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+}
+
 impl Host {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -26,12 +41,27 @@ impl Host {
         Self::start_in(dir).await
     }
 
-    /// A host on the volume of another.
+    /// Before the guardrails of this socket, which stands where the gateway's would.
+    pub async fn start_before(guard: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("root/home/agent")).unwrap();
+        Self::begin(dir, guard.to_owned()).await
+    }
+
+    /// A host on the volume of another. Its guardrails allow everything.
     pub async fn start_in(dir: TempDir) -> Self {
+        let guard = dir.path().join("guard.sock");
+        let _ = std::fs::remove_file(&guard);
+        allow_all(tokio::net::UnixListener::bind(&guard).unwrap());
+        Self::begin(dir, guard).await
+    }
+
+    async fn begin(dir: TempDir, guard: PathBuf) -> Self {
         let socket = dir.path().join("host.sock");
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new(env!("CARGO_BIN_EXE_wharf-host-dev"));
         command.arg("--listen").arg(&socket).arg("--root").arg(dir.path().join("root"));
+        command.env("WHARF_GATEWAY_SOCKET", guard);
         Self::launch(command, dir, &socket).await
     }
 

@@ -8,6 +8,7 @@ mod computer_use;
 mod desktop;
 mod exec;
 mod files;
+mod guard;
 mod harness;
 mod jail;
 mod processes;

@@ -31,6 +31,17 @@ pub struct Provider {
     dir: TempDir,
     script: Arc<Mutex<VecDeque<Answer>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    guard: Arc<Mutex<Guard>>,
+}
+
+/// The guardrails at the same door: they allow what no answer is left for.
+#[derive(Default)]
+pub struct Guard {
+    /// A status and a body each.
+    pub answers: VecDeque<(u16, Value)>,
+    pub asked: Vec<Value>,
+    /// What they answer when no answer is left.
+    pub ever: Option<Value>,
 }
 
 impl Provider {
@@ -39,15 +50,16 @@ impl Provider {
         let listener = UnixListener::bind(dir.path().join("gateway.sock")).unwrap();
         let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let guard = Arc::new(Mutex::new(Guard::default()));
         tokio::spawn({
-            let (script, asked) = (Arc::clone(&script), Arc::clone(&asked));
+            let (script, asked, guard) = (Arc::clone(&script), Arc::clone(&asked), Arc::clone(&guard));
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&script), Arc::clone(&asked)));
+                    tokio::spawn(serve(stream, Arc::clone(&script), Arc::clone(&asked), Arc::clone(&guard)));
                 }
             }
         });
-        Self { dir, script, asked }
+        Self { dir, script, asked, guard }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -56,6 +68,26 @@ impl Provider {
 
     pub fn say(&self, answer: Answer) {
         self.script.lock().unwrap().push_back(answer);
+    }
+
+    /// What the guardrails answer next.
+    pub fn guards(&self, status: u16, answer: Value) {
+        self.guard.lock().unwrap().answers.push_back((status, answer));
+    }
+
+    pub fn guards_for_ever(&self, answer: Value) {
+        self.guard.lock().unwrap().ever = Some(answer);
+    }
+
+    /// They allow everything again.
+    pub fn guards_no_more(&self) {
+        let mut guard = self.guard.lock().unwrap();
+        guard.answers.clear();
+        guard.ever = None;
+    }
+
+    pub fn guard_asked(&self) -> Vec<Value> {
+        self.guard.lock().unwrap().asked.clone()
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -72,7 +104,12 @@ impl Provider {
     }
 }
 
-async fn serve(mut stream: UnixStream, script: Arc<Mutex<VecDeque<Answer>>>, asked: Arc<Mutex<Vec<Asked>>>) {
+async fn serve(
+    mut stream: UnixStream,
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    guard: Arc<Mutex<Guard>>,
+) {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -94,6 +131,19 @@ async fn serve(mut stream: UnixStream, script: Arc<Mutex<VecDeque<Answer>>>, ask
     }
     let path = headers.split(' ').nth(1).unwrap_or_default().to_owned();
     let body: Value = serde_json::from_slice(&bytes[head + 4..]).unwrap_or_default();
+    if path == "/guard" {
+        let (status, answer) = {
+            let mut guard = guard.lock().unwrap();
+            guard.asked.push(body);
+            let ever = guard.ever.clone();
+            guard.answers.pop_front().unwrap_or((200, ever.unwrap_or_else(|| json!({"decision": "allow"}))))
+        };
+        let body = answer.to_string();
+        let text = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let _ = stream.write_all(text.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        return;
+    }
     asked.lock().unwrap().push(Asked { path, headers, body });
     let answer = script.lock().unwrap().pop_front();
     let sse = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";

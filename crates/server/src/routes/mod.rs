@@ -1,6 +1,7 @@
 //! Routes: one file a noun, and the router that holds them.
 
 mod agents;
+mod approvals;
 mod audit;
 mod auth;
 pub(crate) mod build_sources;
@@ -16,6 +17,7 @@ mod images;
 mod lineage;
 mod messages;
 mod packages;
+mod policies;
 mod port_hosts;
 mod ports;
 mod processes;
@@ -104,6 +106,11 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(repos::list_repos, repos::create_repo))
         .routes(routes!(repos::get_repo, repos::patch_repo, repos::delete_repo))
         .routes(routes!(repos::list_branches))
+        .routes(routes!(policies::list_policies, policies::create_policy))
+        .routes(routes!(policies::get_policy, policies::patch_policy, policies::delete_policy))
+        .routes(routes!(approvals::list_space_approvals))
+        .routes(routes!(approvals::list_approvals))
+        .routes(routes!(approvals::get_approval, approvals::decide_approval))
         .routes(routes!(images::list_images, images::import_image))
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(packages::list_agents, packages::create_agent))

@@ -10,6 +10,7 @@ mod desktop;
 mod exec;
 mod files;
 mod git;
+mod guardrails;
 mod idempotency;
 mod images;
 mod lab;

@@ -125,3 +125,26 @@ async fn usage_is_shown_beside_its_limits() {
     }
     admin.get("/v1/spaces/lab/usage?session=none").await.refused(404, "not_found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_read_a_secret_cannot_have_it_sent_anywhere() {
+    let lab = Lab::new().await;
+    let admin = with_key(&lab).await;
+    let olga = lab.actor("olga", &[("operator", Some("lab"))]).await;
+    let refused = olga.post(AT, json!({"name": "mine", "protocol": "openai", "base_url": "https://olga.example", "secret": "key"})).await;
+    let refused = refused.refused(403, "forbidden");
+    assert_eq!(refused["field"], "secret", "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("read-values"), "{refused}");
+    olga.post(AT, json!({"name": "open", "protocol": "openai", "base_url": "https://olga.example"}))
+        .await
+        .expect(201);
+    olga.patch(&format!("{AT}/open"), json!({"secret": "key"})).await.refused(403, "forbidden");
+    admin.post(AT, json!({"name": "anthropic", "secret": "key"})).await.expect(201);
+    let path = format!("{AT}/anthropic");
+    olga.patch(&path, json!({"base_url": "https://olga.example"})).await.refused(403, "forbidden");
+    assert_eq!(
+        olga.patch(&path, json!({"retries": 4})).await.expect(200)["retries"],
+        4,
+        "what moves no secret is hers"
+    );
+}

@@ -32,6 +32,8 @@ pub fn body(operation: &str) -> Option<Value> {
         "create_connection" => {
             json!({"name": "new", "match": {"host": "api.example"}, "inject": {"header": "x-key", "secret": "key"}})
         }
+        "create_policy" => json!({"name": "new", "rules": [{"phase": "tool", "action": "deny"}]}),
+        "decide_approval" => json!({"allow": true}),
         "post_message" => json!({"content": "true"}),
         "create_port_link" => json!({"port": 80}),
         "publish" => json!({"paths": ["/tmp/x"]}),
@@ -48,6 +50,7 @@ pub fn body(operation: &str) -> Option<Value> {
 pub struct Things {
     pub token: String,
     pub build: String,
+    pub approval: String,
 }
 
 /// One of everything, so that a refusal is about rights and not about things that are not there.
@@ -75,7 +78,10 @@ pub async fn furnish(lab: &Lab) -> Things {
     let build = admin.post("/v1/spaces/lab/agents/helper/build", source).await.expect(202);
     publish(lab, admin.token.as_deref().unwrap()).await;
     let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
-    Things { token: id(&token), build: id(&build) }
+    let policy = json!({"name": "careful", "rules": [{"phase": "tool", "action": "approve"}]});
+    admin.post("/v1/spaces/lab/policies", policy).await.expect(201);
+    let approval = lab.ask(&admin, "s", "walk", 600).await.id.to_string();
+    Things { token: id(&token), build: id(&build), approval }
 }
 
 /// A published copy without a computer to copy from.
@@ -107,6 +113,8 @@ pub fn path(template: &str, things: &Things) -> String {
         .replace("{session}", "s")
         .replace("{secret}", "key")
         .replace("{provider}", "anthropic")
+        .replace("{policy}", "careful")
+        .replace("{approval}", &things.approval)
         .replace("{connection}", "api")
         .replace("{user}", "una")
         .replace("{service_account}", "bot")

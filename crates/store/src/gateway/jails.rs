@@ -20,6 +20,8 @@ pub struct JailOwner {
     pub turn: Option<TurnId>,
     /// Where the space has a quota on it: bytes that left and came today, and how many may.
     pub egress: Option<(u64, u64)>,
+    /// Kind and, where it has one, name of the session's agent.
+    pub agents: Vec<String>,
 }
 
 impl JailOwner {
@@ -42,6 +44,7 @@ impl System {
     pub async fn jail_owner(&self, jail: JailId) -> Result<Option<JailOwner>, Error> {
         let row = sqlx::query(
             "select s.id, s.name, s.space_id, p.name as space_name, s.network, t.id as turn_id,
+                    array_remove(array[s.agent ->> 'kind', s.agent ->> 'name'], null) as agents,
                     (p.quotas ->> 'egress_bytes_per_day')::bigint as egress_most,
                     case when p.quotas ->> 'egress_bytes_per_day' is not null then (
                         select coalesce(sum(u.bytes_sent + u.bytes_received), 0)::bigint from egress_usage u
@@ -63,6 +66,7 @@ impl System {
         let egress = bytes("egress_used")?.zip(bytes("egress_most")?);
         Ok(Some(JailOwner {
             egress,
+            agents: row.try_get("agents").or_domain()?,
             session: SessionId::from_uuid(row.try_get("id").or_domain()?),
             name: crate::spaces::name(&row, "name")?,
             space: SpaceId::from_uuid(row.try_get("space_id").or_domain()?),

@@ -41,4 +41,5 @@ macro_rules! part {
 
 part!(Files, permit_files, Files, "files");
 part!(Egress, permit_egress, Egress, "egress log");
+part!(Approvals, permit_approvals, Approvals, "approvals");
 part!(Processes, permit_processes, Processes, "processes");

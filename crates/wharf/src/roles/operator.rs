@@ -1,4 +1,4 @@
-//! The operator: the reconciler and its turn driver, and the chainer of the audit log.
+//! The operator: the reconciler and its turn driver, the end of approvals, and the chainer of the audit log.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wharf_chassis::{Settings, Stop};
 use wharf_domain::Result;
-use wharf_operator::{HttpHost, Operator, chainer};
+use wharf_operator::{HttpHost, Operator, approvals, chainer};
 use wharf_ports::SandboxRuntime;
 
 use crate::control::Parts;
@@ -28,7 +28,8 @@ pub fn run(parts: &Parts, stop: Stop) -> impl Future<Output = Result<()>> + Send
             }
             operator.run(stop.clone()).await
         };
-        tokio::try_join!(reconciler, chainer::run(store, stop.clone())).map(|_| ())
+        let expiry = approvals::run(store.clone(), stop.clone());
+        tokio::try_join!(reconciler, expiry, chainer::run(store, stop.clone())).map(|_| ())
     }
 }
 

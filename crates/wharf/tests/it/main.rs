@@ -9,6 +9,7 @@ mod crash;
 mod desktop;
 mod docker;
 mod egress;
+mod guard;
 mod installation;
 mod models;
 mod planted;

@@ -26,7 +26,8 @@ async fn everything_is_there_after_everything_was_killed(runtime: Runtime) {
     wharf.post(&format!("{sessions}/shut/close"), json!({})).await;
     let before = wharf.get(&format!("{sessions}/open/messages")).await;
     let pids: Vec<String> = wharf.parts().iter().map(|(_, pid)| pid.to_string()).collect();
-    assert!(Command::new("kill").arg("-9").args(&pids).status().unwrap().success());
+    // Some may be gone already: their parent went first, or they were about to end.
+    let _ = Command::new("kill").arg("-9").args(&pids).stderr(std::process::Stdio::null()).status().unwrap();
     wharf.wait_gone().await;
     let took = wharf.up().await;
     assert!(took.as_secs() < 10, "it took {took:?} to be ready again");

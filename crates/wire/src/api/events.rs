@@ -6,7 +6,8 @@ use wharf_domain::{SessionId, Time, TurnId};
 /// One event of a session's log. Over SSE `id:` is `seq` and `event:` is `type`.
 ///
 /// Types: `session.state`, `message.created`, `turn.started`, `turn.delta`, `turn.thinking`, `turn.tool_use`,
-/// `turn.tool_result`, `turn.output`, `turn.handover`, `turn.done`, `turn.failed`, `turn.cancelled`, `turn.log`. More may come; ignore those not known.
+/// `turn.tool_result`, `turn.output`, `turn.handover`, `turn.done`, `turn.failed`, `turn.cancelled`, `turn.log`,
+/// `approval.requested`, `approval.decided`. More may come; ignore those not known.
 /// In a session with several agents `data.agent` names the one that spoke.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SessionEvent {

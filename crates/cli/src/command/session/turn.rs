@@ -112,6 +112,21 @@ impl<'a> Follower<'a> {
                 let name = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or("?");
                 note(format!("→ {} hands over to {}", name("from"), name("to")));
             }
+            "approval.requested" => {
+                self.close_line()?;
+                let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
+                let why = text("reason");
+                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                note(format!("waits for a yes: {}{why}", text("summary")));
+                note(format!("  wharf approval approve {0}, or wharf approval deny {0}", text("id")));
+            }
+            "approval.decided" => {
+                self.close_line()?;
+                let text = |key: &str| data.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
+                let by = text("by").map(|b| format!(" by {b}")).unwrap_or_default();
+                let said = text("reason").map(|r| format!(": {r}")).unwrap_or_default();
+                note(format!("{}{by}{said}", text("state").unwrap_or("decided")));
+            }
             "message.created" if !self.shown && data.get("role").and_then(Value::as_str) == Some("agent") => {
                 if let Some(content) = data.get("content") {
                     let content: Vec<api::AnyBlock> =

@@ -1,29 +1,126 @@
-//! Requests for permission: allowed, as everything is that an agent does inside its own computer. What leaves the computer is
-//! the gateway's to allow.
+//! Requests for permission: the guardrails say, outside of the session, and somebody's yes is waited for where they want one.
+//!
+//! Asked and answered beside the conversation, which goes on meanwhile. What has to be taken out of a call is a no: a call of an agent of
+//! another maker cannot be changed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use wharf_agent::cancel::Cancel;
+use wharf_agent::guard::{self, Verdict};
+use wharf_agent::http::{GATEWAY, Gateway};
+use wharf_wire::host::guard::ToolAsk;
 use wharf_wire::host::turn::Said;
 
+use super::rpc;
+use crate::turn::Turn;
+use crate::turn::process::Mouth;
+
+/// Names another gateway's socket, in the host's own environment; for tests.
+const GATEWAY_SOCKET: &str = "WHARF_GATEWAY_SOCKET";
+
+/// Ends what still asks when the conversation does.
+#[derive(Default)]
+pub struct Asking(Cancel);
+
+impl Asking {
+    pub fn end(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Asks the guardrails and answers the agent.
+pub fn serve(turn: &Arc<Turn>, agent: &str, mouth: &Mouth, id: Value, params: Value, asking: &Asking) {
+    let (turn, mouth, cancel) = (Arc::clone(turn), mouth.clone(), asking.0.clone());
+    let question = question(&turn.head.turn, agent, &params);
+    tokio::spawn(async move {
+        let verdict = match question {
+            Some(question) => {
+                let socket =
+                    std::env::var_os(GATEWAY_SOCKET).map_or_else(|| PathBuf::from(GATEWAY), PathBuf::from);
+                let waits = || {
+                    let data = json!({"tool_call": params.get("toolCall")});
+                    let _ = turn.say(Said::Event { name: "tool_waits".into(), data });
+                };
+                guard::ask(&Gateway::new(socket), question, &cancel, waits).await
+            }
+            None => Verdict::Refused("the turn has no id".into()),
+        };
+        let (answer, event) = decide(&params, &verdict);
+        // A turn that said too much, and an agent that does not read any more, are found out by whoever talks with it.
+        let _ = turn.say(event);
+        let _ = mouth.tell(&rpc::answer(id, Ok(answer)));
+    });
+}
+
+/// A call as the guardrails know calls: its kind is the tool, and what is known of it is the input.
+pub fn question(turn: &str, agent: &str, params: &Value) -> Option<ToolAsk> {
+    let empty = json!({});
+    let call = params.get("toolCall").unwrap_or(&empty);
+    let text = |key: &str| call.get(key).and_then(Value::as_str);
+    let tool = text("kind").unwrap_or("other").to_owned();
+    let mut input = json!({"title": text("title"), "input": call.get("rawInput")});
+    let paths: Vec<&Value> = call
+        .get("locations")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|l| l.get("path"))
+        .collect();
+    if !paths.is_empty() {
+        input["paths"] = json!(paths);
+    }
+    // An agent that does not say what it runs says it in words.
+    let says = call.get("rawInput").is_some_and(|i| i.get("command").is_some() || i.get("cmd").is_some());
+    if tool == "execute" && !says {
+        input["command"] = json!(text("title").unwrap_or_default().trim_matches('`'));
+    }
+    Some(ToolAsk {
+        turn: turn.parse().ok()?,
+        call: format!("acp/{}", text("toolCallId").unwrap_or_default()),
+        agent: agent.to_owned(),
+        tool,
+        input,
+        cwd: None,
+    })
+}
+
 /// The answer, and the event that shows it.
-pub fn decide(params: &Value, is_cancelled: bool) -> (Value, Said) {
+pub fn decide(params: &Value, verdict: &Verdict) -> (Value, Said) {
     let empty = Vec::new();
     let options = params.get("options").and_then(Value::as_array).unwrap_or(&empty);
     let of_kind = |kind: &str| options.iter().find(|o| o.get("kind").and_then(Value::as_str) == Some(kind));
     // Once rather than always: what the agent remembers is not seen here.
-    let chosen = of_kind("allow_once").or_else(|| of_kind("allow_always"));
-    let chosen = chosen.filter(|_| !is_cancelled);
+    let (chosen, reason) = match verdict {
+        Verdict::Run(None) => (of_kind("allow_once").or_else(|| of_kind("allow_always")), None),
+        Verdict::Run(Some(_)) => {
+            let why = "the guardrails take something out of this call, and it cannot be changed";
+            (of_kind("reject_once").or_else(|| of_kind("reject_always")), Some(why.to_owned()))
+        }
+        Verdict::Refused(why) => {
+            (of_kind("reject_once").or_else(|| of_kind("reject_always")), Some(why.clone()))
+        }
+        Verdict::Cancelled => (None, None),
+    };
     let id = chosen.and_then(|o| o.get("optionId")).cloned();
     let outcome = match &id {
         Some(id) => json!({"outcome": "selected", "optionId": id}),
         None => json!({"outcome": "cancelled"}),
     };
-    let event = Said::Event {
-        name: "permission".into(),
-        data: json!({
-            "tool_call": params.get("toolCall"),
-            "allowed": id.is_some(),
-            "by": "default",
-        }),
-    };
-    (json!({"outcome": outcome}), event)
+    let mut data = json!({
+        "tool_call": params.get("toolCall"),
+        "allowed": matches!(verdict, Verdict::Run(None)) && id.is_some(),
+        "by": "guardrails",
+    });
+    if let Some(reason) = reason {
+        data["reason"] = reason.into();
+    }
+    (json!({"outcome": outcome}), Said::Event { name: "permission".into(), data })
 }

@@ -2,31 +2,56 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use wharf_agent::guard::Verdict;
 use wharf_wire::host::turn::{Outcome, Reason, Said};
 
-use super::permission::decide;
+use super::permission::{decide, question};
 use super::rpc::{Heard, parse};
 use super::terminals::Output;
 use super::{blocks, stopped};
 
 #[test]
-fn the_least_that_allows_is_chosen_and_nothing_where_nothing_allows() {
+fn the_least_that_allows_is_chosen_and_a_no_is_said_where_it_can_be() {
     let ask = |kinds: &[&str]| {
         let options: Vec<Value> =
             kinds.iter().map(|k| json!({"optionId": format!("o-{k}"), "kind": k})).collect();
         json!({"toolCall": {"title": "rm"}, "options": options})
     };
-    let outcome = |params: &Value, cancelled| decide(params, cancelled).0["outcome"].clone();
+    let outcome = |params: &Value, verdict: &Verdict| decide(params, verdict).0["outcome"].clone();
+    let (yes, no) = (Verdict::Run(None), Verdict::Refused("not that".into()));
     let all = ask(&["reject_once", "allow_always", "allow_once"]);
-    assert_eq!(outcome(&all, false), json!({"outcome": "selected", "optionId": "o-allow_once"}));
-    assert_eq!(outcome(&ask(&["allow_always"]), false)["optionId"], "o-allow_always");
-    assert_eq!(outcome(&ask(&["reject_once"]), false), json!({"outcome": "cancelled"}));
-    assert_eq!(outcome(&all, true), json!({"outcome": "cancelled"}), "a turn that ends allows nothing more");
-    let Said::Event { name, data } = decide(&all, false).1 else { panic!("no event") };
+    assert_eq!(outcome(&all, &yes), json!({"outcome": "selected", "optionId": "o-allow_once"}));
+    assert_eq!(outcome(&ask(&["allow_always"]), &yes)["optionId"], "o-allow_always");
+    assert_eq!(outcome(&ask(&["reject_once"]), &yes), json!({"outcome": "cancelled"}));
+    assert_eq!(outcome(&all, &no)["optionId"], "o-reject_once");
+    assert_eq!(outcome(&all, &Verdict::Run(Some(json!({}))))["optionId"], "o-reject_once");
+    assert_eq!(outcome(&ask(&["allow_once"]), &no), json!({"outcome": "cancelled"}));
+    assert_eq!(
+        outcome(&all, &Verdict::Cancelled),
+        json!({"outcome": "cancelled"}),
+        "a turn that ends allows nothing more"
+    );
+    let Said::Event { name, data } = decide(&all, &yes).1 else { panic!("no event") };
     assert_eq!(
         (name.as_str(), &data["allowed"], &data["tool_call"]["title"]),
         ("permission", &json!(true), &json!("rm"))
     );
+    let Said::Event { data, .. } = decide(&all, &no).1 else { panic!("no event") };
+    assert_eq!((&data["allowed"], &data["reason"]), (&json!(false), &json!("not that")));
+}
+
+#[test]
+fn a_call_is_asked_about_by_what_it_would_do() {
+    let turn = "01890000-0000-7000-8000-000000000001";
+    let call = json!({"toolCall": {"toolCallId": "t", "kind": "execute", "title": "`rm -rf x`", "locations": [{"path": "/x"}]}});
+    let asked = question(turn, "lab", &call).unwrap();
+    assert_eq!((asked.tool.as_str(), asked.call.as_str()), ("execute", "acp/t"));
+    assert_eq!((&asked.input["command"], &asked.input["paths"]), (&json!("rm -rf x"), &json!(["/x"])));
+    let call =
+        json!({"toolCall": {"kind": "execute", "title": "Clean", "rawInput": {"command": ["rm", "x"]}}});
+    let asked = question(turn, "lab", &call).unwrap();
+    assert_eq!((&asked.input["input"]["command"], asked.input.get("command")), (&json!(["rm", "x"]), None));
+    assert!(question("setup", "lab", &json!({})).is_none());
 }
 
 #[test]

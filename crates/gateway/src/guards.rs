@@ -1,0 +1,359 @@
+//! Guardrails of a space, kept for a moment, and what of them holds for what leaves a session.
+//!
+//! Everything but a plain yes is written into the audit log. What waits for a yes stands in the tables before anybody waits for it, so
+//! that it is found again by whoever asks the same: after a restart, of this role or of the session's computer, it is not asked anew.
+//! Policies that cannot be read let nothing through.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Request;
+use http::uri::Scheme;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use wharf_domain::egress::{Target, rule};
+use wharf_domain::guard::{APPROVAL_SECONDS, Action, ApprovalState, Phase, Rate};
+use wharf_domain::rbac::Resource;
+use wharf_domain::{ApprovalId, Code, Error, Name, SessionId, SpaceId, Time, limits};
+use wharf_guard::{Ask, Guard, Judged, Ruling};
+use wharf_ports::{Topic, Wake};
+use wharf_store::{Approval, Asked, NewApproval, System};
+
+use crate::door::Call;
+use crate::gateway::Gateway;
+use crate::kept::Kept;
+use crate::problem::{Decision, Refusal};
+use crate::sessions::Session;
+use crate::target::authority;
+
+const FRESH: Duration = Duration::from_secs(1);
+const MOST: usize = 4096;
+/// Rates that are counted at a time, and redactions that were noted: beyond it both begin anew.
+const COUNTED: usize = 10_000;
+/// Net for a wake-up that was lost while somebody waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Outside of turns an answer to the same question holds so long.
+const ANSWER_HOLDS_MS: i64 = 3_600_000;
+
+/// A space's policies; `Err` names the one that cannot be read.
+type Live = Arc<Result<Guard, String>>;
+
+pub(crate) struct Guards {
+    system: System,
+    kept: Kept<SpaceId, Live>,
+    rates: Mutex<HashMap<(SessionId, Name, usize), VecDeque<Time>>>,
+    noted: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+}
+
+impl Guards {
+    pub fn new(system: System) -> Self {
+        Self {
+            system,
+            kept: Kept::new(FRESH, MOST),
+            rates: Mutex::default(),
+            noted: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub fn hear(&self, wake: Wake) {
+        match wake {
+            Wake::Topic(Topic::Space(id)) => self.kept.forget(|space, _| *space == id),
+            Wake::Topic(_) => {}
+            Wake::Missed => self.kept.forget(|_, _| true),
+        }
+    }
+
+    async fn of(&self, space: SpaceId) -> Result<Live, Error> {
+        if let Some(live) = self.kept.get(&space) {
+            return Ok(live);
+        }
+        let begun = self.kept.begin();
+        let policies = self.system.live_policies(space).await?;
+        let read = Guard::new(policies.iter().map(|p| (p.name.clone(), p.rules.as_slice())));
+        let live: Live = Arc::new(read.map_err(|error| {
+            tracing::error!(%space, %error, "policies of a space cannot be read: nothing that they concern goes through");
+            error.public
+        }));
+        self.kept.put(begun, space, live.clone());
+        Ok(live)
+    }
+
+    /// Whether anything of the phase is judged at all.
+    pub async fn concern(&self, space: SpaceId, phase: Phase) -> Result<bool, Error> {
+        Ok(self.of(space).await?.as_ref().as_ref().map_or(true, |g| g.concerns(phase)))
+    }
+
+    /// Whether requests to the host have to be read.
+    pub async fn look_inside(&self, space: SpaceId, target: &Target) -> Result<bool, Error> {
+        Ok(self.of(space).await?.as_ref().as_ref().is_ok_and(|g| g.looks_inside(target)))
+    }
+
+    /// Asks the rules. What was taken out is noted, once for the same text.
+    pub async fn judge<'q>(
+        &self,
+        session: &Session,
+        ask: impl FnOnce() -> Ask<'q> + Send,
+        summary: &str,
+    ) -> Result<Judged, Error> {
+        let live = self.of(session.space).await?;
+        let judged = match live.as_ref() {
+            Ok(guard) => {
+                let now = self.system.store().now();
+                guard.judge(ask(), &mut |policy, rule, rate| {
+                    self.over(session.session, policy, rule, rate, now)
+                })
+            }
+            Err(why) => {
+                let detail = format!("the space's policies cannot be read, so nothing goes through: {why}");
+                return Err(Error::new(Code::Forbidden, detail));
+            }
+        };
+        for ruling in &judged.redacted {
+            let what = self.hasher.hash_one((session.session, &ruling.policy, ruling.rule, &judged.texts));
+            let new = {
+                let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+                if noted.len() >= COUNTED {
+                    noted.clear();
+                }
+                noted.insert(what)
+            };
+            if new {
+                self.note(session, "redact", ruling, summary).await?;
+            }
+        }
+        Ok(judged)
+    }
+
+    fn over(&self, session: SessionId, policy: &Name, rule: usize, rate: Rate, now: Time) -> bool {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if rates.len() >= COUNTED {
+            rates.clear();
+        }
+        let seen = rates.entry((session, policy.clone(), rule)).or_default();
+        let window = Duration::from_secs(rate.per_seconds.into());
+        while seen.front().is_some_and(|at| now.since(*at) >= window) {
+            seen.pop_front();
+        }
+        seen.push_back(now);
+        if seen.len() > rate.count as usize {
+            // More than these need not be remembered.
+            while seen.len() > rate.count as usize + 1 {
+                seen.pop_front();
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Into the audit log.
+    pub async fn note(
+        &self,
+        session: &Session,
+        verb: &str,
+        ruling: &Ruling,
+        summary: &str,
+    ) -> Result<(), Error> {
+        let detail = json!({
+            "session": session.session, "session_name": session.name, "rule": ruling.rule, "reason": ruling.reason,
+            "summary": short(summary, 300),
+        });
+        self.system.guard_noted(session.space, verb, Resource::Policies, &ruling.policy, detail).await
+    }
+
+    /// Asks somebody, or finds what was asked before.
+    pub async fn ask(
+        &self,
+        session: &Session,
+        ruling: &Ruling,
+        question: Question,
+    ) -> Result<Approval, Error> {
+        let Question { key, phase, tool, summary, subject } = question;
+        let new = NewApproval {
+            session: session.session,
+            space: session.space,
+            key,
+            phase,
+            policy: ruling.policy.clone(),
+            rule: ruling.rule,
+            reason: ruling.reason.clone(),
+            tool,
+            summary: short(&summary, 300),
+            subject,
+            seconds: ruling.timeout_seconds.unwrap_or(APPROVAL_SECONDS),
+        };
+        match self.system.ask_approval(&new).await? {
+            Asked::Approval(approval) => Ok(*approval),
+            Asked::Full => {
+                let most = limits::APPROVALS_PENDING;
+                let detail = format!(
+                    "{most} approvals of this session wait (APPROVALS_PENDING); let some be decided first"
+                );
+                Err(Error::new(Code::QuotaExceeded, detail))
+            }
+            Asked::Gone => Err(Error::not_found("session", &session.name)),
+        }
+    }
+}
+
+/// What somebody is asked.
+pub(crate) struct Question {
+    /// Of who asks and what, by [`NewApproval::key_of`].
+    pub key: String,
+    pub phase: Phase,
+    pub tool: Option<String>,
+    pub summary: String,
+    pub subject: Value,
+}
+
+/// The approval when it is decided, or as it stands when the patience is over. `None`: it is no more.
+pub(crate) async fn decided(
+    gateway: &Gateway,
+    session: SessionId,
+    id: ApprovalId,
+    patience: Option<Duration>,
+) -> Result<Option<Approval>, Error> {
+    let until = patience.map(|p| Instant::now() + p);
+    let mut changes = gateway.sessions.changes(session);
+    loop {
+        let Some(approval) = gateway.system.approval(id).await?.filter(|a| a.session == session) else {
+            return Ok(None);
+        };
+        if approval.state != ApprovalState::Pending {
+            return Ok(Some(approval));
+        }
+        let now = gateway.system.store().now();
+        if approval.expires_at <= now {
+            gateway.system.expire_approval(&approval).await?;
+            continue;
+        }
+        let mut look = Instant::now() + approval.expires_at.since(now).min(LOOK_AGAIN);
+        if let Some(until) = until {
+            if until <= Instant::now() {
+                return Ok(Some(approval));
+            }
+            look = look.min(until);
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                tokio::time::sleep_until(look).await;
+            },
+            () = tokio::time::sleep_until(look) => {}
+        }
+    }
+}
+
+/// Why it does not go through, for whose request it is; `None` where it was allowed.
+pub(crate) fn refusal_of(approval: Option<&Approval>) -> Option<String> {
+    let Some(a) = approval else { return Some("the approval it waited for is no more".into()) };
+    let because = |text: &str| {
+        let rule = a.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+        format!("{text} (policy {}{rule})", a.policy)
+    };
+    match a.state {
+        ApprovalState::Allowed => None,
+        ApprovalState::Pending => Some(because("nobody has allowed it yet")),
+        ApprovalState::Denied => {
+            let by = a.decided_by.as_deref().unwrap_or("somebody");
+            let said = a.decision_reason.as_ref().map(|r| format!(", saying: {r}")).unwrap_or_default();
+            Some(because(&format!("{by} denied it{said}")))
+        }
+        ApprovalState::Expired => Some(because("nobody allowed it in time")),
+        ApprovalState::Cancelled => Some(because("its turn ended before anybody allowed it")),
+    }
+}
+
+/// What leaves a session, as far as it is known.
+pub(crate) struct Leaving {
+    /// Method and URL of a request that is read.
+    url: Option<(String, String)>,
+    path: Option<String>,
+    bytes: Option<u64>,
+}
+
+impl Leaving {
+    /// Nothing but the host.
+    pub fn tunnel() -> Self {
+        Self { url: None, path: None, bytes: None }
+    }
+
+    pub fn request<B: hyper::body::Body>(scheme: &Scheme, target: &Target, request: &Request<B>) -> Self {
+        let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+        let rest = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let url = format!("{scheme}://{}{rest}", authority(target, default));
+        let path = request.uri().path();
+        let path = rule::normal(path).unwrap_or_else(|| path.to_owned());
+        let bytes = request.body().size_hint().exact();
+        Self { url: Some((request.method().as_str().to_owned(), url)), path: Some(path), bytes }
+    }
+
+    fn text(&self, target: &Target) -> String {
+        self.url
+            .as_ref()
+            .map_or_else(|| format!("CONNECT {target}"), |(method, url)| format!("{method} {url}"))
+    }
+}
+
+/// Judges what is about to leave; waits for a yes where one is needed.
+pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> Result<(), Refusal> {
+    let (gateway, session) = (&call.gateway, &call.session);
+    let guards = &gateway.guards;
+    if !guards.concern(session.space, Phase::Egress).await? {
+        return Ok(());
+    }
+    let text = leaving.text(target);
+    let ask = || {
+        let texts = leaving.url.iter().map(|_| text.clone()).collect();
+        let mut ask = Ask::new(Phase::Egress, texts);
+        ask.agents = session.agents.iter().map(String::as_str).collect();
+        ask.target = Some(target);
+        ask.url_path = leaving.path.as_deref();
+        ask.bytes = Some(leaving.bytes.unwrap_or(0));
+        ask
+    };
+    let judged = guards.judge(session, ask, &text).await.map_err(denied)?;
+    let Some(ruling) = judged.ruling else { return Ok(()) };
+    if ruling.action != Action::Approve {
+        guards.note(session, "deny", &ruling, &text).await?;
+        return Err(Refusal::denied("guardrail", ruling.words()));
+    }
+    // In a turn a question is asked once; outside of one, once in a while.
+    let when = session.turn.map_or_else(
+        || format!("at {}", gateway.system.store().now().millis() / ANSWER_HOLDS_MS),
+        |turn| turn.to_string(),
+    );
+    let rule = ruling.rule.to_string();
+    let key = NewApproval::key_of(
+        &format!("egress:{when}"),
+        [ruling.policy.as_str(), rule.as_str(), text.as_str()],
+    );
+    let mut subject = json!({"host": target.host.to_string(), "port": target.port});
+    if let Some((method, url)) = &leaving.url {
+        subject["method"] = json!(method);
+        subject["url"] = json!(short(url, 2000));
+    }
+    let question = Question { key, phase: Phase::Egress, tool: None, summary: text, subject };
+    let approval = guards.ask(session, &ruling, question).await?;
+    let approval = decided(gateway, session.session, approval.id, None).await?;
+    refusal_of(approval.as_ref()).map_or(Ok(()), |why| Err(Refusal::denied("guardrail", why)))
+}
+
+/// Policies that cannot be read are a refusal like any other.
+fn denied(error: Error) -> Refusal {
+    if error.code == Code::Forbidden {
+        return Refusal::denied("guardrail", error.public);
+    }
+    Refusal { decision: Decision::Failed, ..error.into() }
+}
+
+/// The beginning of a text.
+pub(crate) fn short(text: &str, chars: usize) -> String {
+    let mut cut: String = text.chars().take(chars).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
+}
