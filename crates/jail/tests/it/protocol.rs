@@ -62,7 +62,11 @@ async fn a_malformed_frame_is_answered_and_the_connection_ended() {
 #[tokio::test]
 async fn two_requests_in_one_write_are_answered_in_order() {
     let machine = machine!();
-    let both = [frame(r#"{"hello":{"protocol":1}}"#), frame(r#"{"inventory":{}}"#)].concat();
+    let both = [
+        frame(&format!(r#"{{"hello":{{"protocol":{}}}}}"#, wharf_wire::jailer::PROTOCOL)),
+        frame(r#"{"inventory":{}}"#),
+    ]
+    .concat();
     let (reply, closed) = say(&machine, &both);
     let (hello, inventory) = (reply.find("capabilities").unwrap(), reply.find("inventory").unwrap());
     assert!(hello < inventory && !closed);

@@ -82,7 +82,8 @@ async fn a_host_that_does_not_obey_loses_its_computer_and_the_next_message_runs_
     let lab = Lab::new().await;
     let id = lab.session().await;
     let seq = lab.post(id, "deaf").await;
-    lab.running(id, seq).await;
+    // A turn runs from the commit of its message on; its host hears of it a moment later.
+    lab.until(async || lab.machine.lock().ran.iter().any(|(s, text)| *s == id && text == "deaf")).await;
     lab.cancel(id).await;
     let message = lab.ended(id, seq).await;
     assert_eq!((message.state, message.reason.as_deref()), (TurnState::Cancelled, Some("cancelled")));

@@ -4,6 +4,7 @@
 //! Runs where `wharf image build desktop` has left its archive; its absence is said, and a failure only where
 //! WHARF_TEST_REQUIRE names `desktop-image`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::beyond::{Beyond, Session};
 use crate::installation::{Installation, SPACE, image_archive, possible, processes};
 
 const SESSION: &str = "/v1/spaces/lab/sessions/screen";
@@ -189,7 +191,10 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
         return;
     }
     let Some(archive) = image_archive("desktop") else { return };
-    let desk = Desk { wharf: Installation::start().await };
+    let beyond = Beyond::start();
+    let mut outside = beyond.outside();
+    writeln!(outside.settings, "ca_file = \"{}\"", beyond.authority().display()).unwrap();
+    let desk = Desk { wharf: Installation::start_with(&outside).await };
     desk.wharf.import(&archive, "desktop").await;
     let session = json!({
         "name": "screen", "image": "desktop", "env": {"WHARF_DESKTOP": "1024x768"},
@@ -224,6 +229,7 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
 
     desk.wharf.call(Method::DELETE, SESSION, None, None).await.unwrap();
     a_model_works_it(&desk.wharf).await;
+    chromium_goes_out_by_the_gateway(&desk.wharf, &beyond).await;
     desk.wharf.finish();
 }
 
@@ -262,6 +268,32 @@ async fn a_model_works_it(wharf: &Installation) {
     let count: usize = pictures["stdout"].as_str().unwrap().trim().parse().unwrap();
     assert!(count >= 7, "the agent kept {count} pictures");
     wharf.call(Method::DELETE, &session, None, None).await.unwrap();
+}
+
+/// What it may reach it reaches, also where the gateway ends its TLS to add a credential; what it may not it is told.
+async fn chromium_goes_out_by_the_gateway(wharf: &Installation, beyond: &Beyond) {
+    let space = format!("/v1/spaces/{SPACE}");
+    let (plain, secure) = (beyond.plain, beyond.secure);
+    wharf.post(&format!("{space}/secrets"), json!({ "name": "api", "value": "for-its-eyes" })).await;
+    let rule = json!({ "host": format!("files.test:{secure}"), "path_prefix": "/digest" });
+    let inject = json!({ "header": "authorization", "prefix": "Bearer ", "secret": "api" });
+    let connection = json!({ "name": "api", "match": rule, "inject": inject });
+    wharf.post(&format!("{space}/connections"), connection).await;
+    let body = json!({ "name": "surfer", "image": "desktop", "network": beyond.network(1),
+        "resources": { "cpu_millis": 2000, "memory_mib": 1024, "disk_mib": 256, "pids": 512 } });
+    wharf.post(&format!("{space}/sessions?wait=ready"), body).await;
+    let session = Session { wharf, name: "surfer" };
+    let page = |url: String| {
+        format!("timeout 90 chromium --headless --disable-gpu --dump-dom {url} 2>chromium.log | tr -d '\\n'")
+    };
+    let (code, text) = session.run(&page(format!("http://files.test:{plain}/echo"))).await;
+    assert!(code == 0 && text.contains("\"method\": \"GET\""), "{code} {text}");
+    let wanted = session.ok("printf 'Bearer for-its-eyes' | sha256sum | cut -d' ' -f1").await;
+    let (code, text) = session.run(&page(format!("https://files.test:{secure}/digest"))).await;
+    assert!(code == 0 && text.contains(&wanted), "{code} {text}\n{}", session.ok("cat chromium.log").await);
+    let (_, text) = session.run(&page(format!("http://denied.test:{plain}/echo"))).await;
+    assert!(text.contains("denied.test") && !text.contains("\"method\""), "{text}");
+    wharf.call(Method::DELETE, &format!("{space}/sessions/surfer"), None, None).await.unwrap();
 }
 
 /// Two look at once; what the onlooker does reaches nobody.
