@@ -188,6 +188,9 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
             response["description"] = json!(spoken(status));
         }
     }
+    if path.contains('{') {
+        operation["responses"]["414"] = json!({"description": URI_TOO_LONG});
+    }
     for status in statuses {
         let key = status.to_string();
         if operation["responses"].get(&key).is_none() {
@@ -283,6 +286,9 @@ fn path_parameter(name: &str) -> Value {
     };
     json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})
 }
+
+/// The HTTP library's own answer, before anything of the request is looked at.
+const URI_TOO_LONG: &str = "The address is longer than 65534 bytes. There is no body.";
 
 fn problem_responses() -> Value {
     let mut by_status: std::collections::BTreeMap<u16, Vec<Code>> = std::collections::BTreeMap::new();
