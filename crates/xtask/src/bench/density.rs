@@ -11,6 +11,9 @@ use super::wharf::Wharf;
 
 pub const ROW: &str = "density";
 
+/// Long enough that work every ten and every thirty seconds is counted as often as it happens.
+const IDLE: Duration = Duration::from_secs(60);
+
 pub async fn rows(wharf: &Wharf, count: usize) -> Result<Vec<Row>> {
     let mut http = wharf.http().await?;
     let before = tree(wharf.pid())?;
@@ -21,8 +24,8 @@ pub async fn rows(wharf: &Wharf, count: usize) -> Result<Vec<Row>> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let taken = available.saturating_sub(mem_available()?);
     let busy = cpu_seconds(wharf.pid())?;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let cpu = (cpu_seconds(wharf.pid())? - busy) / 10.0 * 100.0;
+    tokio::time::sleep(IDLE).await;
+    let cpu = (cpu_seconds(wharf.pid())? - busy) / IDLE.as_secs_f64() * 100.0;
     let after = tree(wharf.pid())?;
     let hosts: Vec<&Process> = after.values().filter(|p| p.name.starts_with("wharf-host")).collect();
     ensure!(hosts.len() >= count, "{} hosts run for {count} sessions", hosts.len());
@@ -103,7 +106,10 @@ fn cpu_seconds(root: u32) -> Result<f64> {
     Ok(ticks as f64 / 100.0)
 }
 
+/// Once the page cache is empty: what other rows left in it would otherwise be given back meanwhile and hide the sessions.
 fn mem_available() -> Result<u64> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("empty the page cache")?;
     let text = std::fs::read_to_string("/proc/meminfo")?;
     text.lines()
         .find_map(|l| l.strip_prefix("MemAvailable:"))

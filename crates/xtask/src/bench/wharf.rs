@@ -14,6 +14,9 @@ pub struct Wharf {
     pub address: String,
     pub ready_in: Duration,
     token: String,
+    /// Where its sockets are: a socket's path has 107 bytes, whatever the checkout is called.
+    run: PathBuf,
+    stopped: bool,
 }
 
 pub const SPACE: &str = "/v1/spaces/bench";
@@ -39,6 +42,8 @@ impl Wharf {
         let dir = dir.canonicalize()?;
         let config = dir.join("bench.toml");
         std::fs::write(&config, settings)?;
+        let run = std::env::temp_dir().join(format!("wharf-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&run)?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("wharf.log"))?;
@@ -48,6 +53,7 @@ impl Wharf {
             .arg("--config")
             .arg(&config)
             .env("WHARF_DATA_DIR", dir.join("data"))
+            .env("WHARF_RUN_DIR", &run)
             .env("WHARF_LISTEN", &address)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -68,7 +74,7 @@ impl Wharf {
         }
         let ready_in = since.elapsed();
         let token = login(&address, &dir.join("data")).await?;
-        Ok(Self { child, address, ready_in, token })
+        Ok(Self { child, address, ready_in, token, run, stopped: false })
     }
 
     pub async fn http(&self) -> Result<Http> {
@@ -114,14 +120,18 @@ impl Wharf {
             ensure!(since.elapsed() < Duration::from_secs(30), "wharf did not stop within 30 s");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.stopped = true;
         Ok(())
     }
 }
 
 impl Drop for Wharf {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if !self.stopped {
+            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            let _ = self.child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.run);
     }
 }
 
