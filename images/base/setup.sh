@@ -39,8 +39,8 @@ ln -sf python3 /usr/bin/python
 # Where the runtime mounts its own: sockets, the host program.
 install -d -m 0755 /run/wharf
 
-# Bytes nobody reads in a sandbox.
-rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /var/log/*.log /var/log/apt /var/cache/debconf/*-old
+# Bytes nobody reads in a sandbox. The directories of manual pages stay: OpenJDK's packages, for one, fail without them.
+rm -rf /usr/share/doc/* /usr/share/man/*/* /usr/share/info/* /var/log/*.log /var/log/apt /var/cache/debconf/*-old
 find /usr/share/locale -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
 rm -f /etc/ssh/ssh_host_* /etc/machine-id /var/lib/dbus/machine-id
 : >/etc/machine-id

@@ -42,7 +42,7 @@ fc-cache -f >/dev/null
 # Where the X server's socket goes. In the tree too, so that only root can have made it.
 install -d -m 1777 /tmp/.X11-unix
 
-rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /var/log/*.log /var/log/apt /var/cache/debconf/*-old
+rm -rf /usr/share/doc/* /usr/share/man/*/* /usr/share/info/* /var/log/*.log /var/log/apt /var/cache/debconf/*-old
 find /usr/share/locale -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
 rm -f /etc/machine-id /var/lib/dbus/machine-id
 : >/etc/machine-id
