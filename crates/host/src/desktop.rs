@@ -113,7 +113,8 @@ impl Desktop {
     ///
     /// Outside of a jail the place of X sockets is the machine's: there only a session that asks for a screen gets one.
     pub fn open(host: &Arc<Host>, identity: &Identity) {
-        let whole = host.root.outside_path() == Path::new("/") && host.power.is_jail();
+        // The first process of a jail has it for itself, also where it may not be root.
+        let whole = host.root.outside_path() == Path::new("/") && rustix::process::getpid().is_init();
         if !program(host, "Xvfb") || !(whole || identity.env.0.contains_key(SIZE_VARIABLE)) {
             return;
         }

@@ -104,6 +104,9 @@ pub fn made(spec: &JailSpec, settings: &Settings, disk: Option<u32>) -> String {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut rules = DefaultHasher::new();
     (profile::seccomp(), profile::CAPABILITIES, profile::MASKED, profile::READ_ONLY).hash(&mut rules);
+    if !spec.allow_root {
+        run(false).hash(&mut rules);
+    }
     format!(
         "name={} root={} disk={} rules={:x} run={} host={}",
         spec.hostname,
@@ -177,10 +180,8 @@ pub fn body(
                 "net.ipv4.ip_unprivileged_port_start".to_owned(),
                 "0".to_owned(),
             )])),
-            tmpfs: Some(HashMap::from([(
-                "/run/wharf".to_owned(),
-                "rw,nosuid,nodev,noexec,size=64k,mode=755".to_owned(),
-            )])),
+            // Whoever the host is puts the desktop's socket there; what is mounted below stays.
+            tmpfs: Some(HashMap::from([("/run/wharf".to_owned(), run(spec.allow_root))])),
             mounts: Some(vec![
                 bind(settings.host_binary.clone(), "/run/wharf/wharf-host"),
                 bind(place.door(), place::DOOR_DIR_INSIDE),
@@ -209,6 +210,12 @@ pub fn body(
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// How `/run/wharf` is mounted.
+fn run(root: bool) -> String {
+    let owner = if root { "" } else { ",uid=1000,gid=1000" };
+    format!("rw,nosuid,nodev,noexec,size=64k,mode=755{owner}")
 }
 
 impl Seen {

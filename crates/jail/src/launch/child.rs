@@ -89,7 +89,7 @@ pub(super) fn failure(bytes: &[u8]) -> Option<Step> {
 
 fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     let order = birth.order;
-    let [lower, upper, host, gateway] = receive_trees(&birth.parent)?;
+    let trees = receive_trees(&birth.parent)?;
     crate::cgroup::enter(&birth.doors)?;
     // All trees are joined, so that the jail sees itself at the top of each.
     sys::unshare(libc::CLONE_NEWCGROUP).at("make the cgroup namespace")?;
@@ -100,8 +100,8 @@ fn become_jail(birth: &Birth<'_>) -> Result<Infallible, Step> {
     birth.launcher.network.lay()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
-    root::lay_out(&lower, &upper, &host, &gateway)?;
-    drop((lower, upper, host, gateway));
+    root::lay_out(&trees, (!order.allow_root).then_some(AGENT))?;
+    drop(trees);
     network::open_low_ports()?;
     root::hide()?;
     etc::write_names(rustix::fs::CWD, order.hostname)?;

@@ -39,12 +39,10 @@ const MASKED: [&str; 14] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// From the jailer's mount points to a root of its own. The working directory on entry holds `lower`, `upper` and
-/// `root`; on leaving it is the new root.
+/// `root`; on leaving it is the new root. `agent` is who the session's host will be when that is not root.
 pub(super) fn lay_out(
-    lower: &OwnedFd,
-    upper: &OwnedFd,
-    host: &OwnedFd,
-    gateway: &OwnedFd,
+    [lower, upper, host, gateway]: &[OwnedFd; 4],
+    agent: Option<u32>,
 ) -> Result<(), Step> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at("make mounts private")?;
@@ -64,6 +62,11 @@ pub(super) fn lay_out(
     devices()?;
     real_directory("run/wharf")?;
     mount("tmpfs", "run/wharf", M::NOSUID | M::NODEV, Some(c"mode=755,size=64k"))?;
+    if let Some(agent) = agent {
+        // Its host puts the desktop's socket there. What is mounted below stays: a mount point is neither moved nor removed.
+        let (uid, gid) = (rustix::fs::Uid::from_raw(agent), rustix::fs::Gid::from_raw(agent));
+        rustix::fs::chown("run/wharf", Some(uid), Some(gid)).at("give /run/wharf to the agent")?;
+    }
     empty_file("run/wharf/wharf-host")?;
     attach(host, "run/wharf/wharf-host").at("attach wharf-host")?;
     rustix::fs::mkdir("run/wharf/gateway", Mode::from_raw_mode(0o711)).at("make /run/wharf/gateway")?;

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::beyond::Beyond;
 use crate::cli::User;
-use crate::installation::{Installation, Outside, image_archive, possible};
+use crate::installation::{Installation, Outside, Runtime, image_archive, possible_on};
+use crate::on_every_runtime;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/agents").join(name)
@@ -65,19 +66,20 @@ fn login(wharf: &Installation) -> User {
 }
 
 /// The installation with the world around it, and the credential's way to the world's certificates.
-async fn start(beyond: &Beyond, archive: &Path) -> Installation {
+async fn start(beyond: &Beyond, archive: &Path, runtime: Runtime) -> Installation {
     let outside = beyond.outside();
     let settings = format!("{}ca_file = \"{}\"\n", outside.settings, beyond.authority().display());
-    let wharf = Installation::start_with(&Outside { settings, ..outside }).await;
+    let wharf = Installation::start_with(&Outside { settings, runtime, ..outside }).await;
     wharf.import(archive, "base").await;
     wharf
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_samples_are_built_in_jails_and_conversed_with() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+on_every_runtime!(the_samples_are_built_in_sessions_and_conversed_with);
+
+async fn the_samples_are_built_in_sessions_and_conversed_with(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
     let beyond = Beyond::start();
-    let wharf = start(&beyond, &archive).await;
+    let wharf = start(&beyond, &archive, runtime).await;
     let admin = login(&wharf);
     let trees = tempfile::tempdir().unwrap();
     let tree = |name: &str| {
@@ -149,11 +151,12 @@ async fn the_samples_are_built_in_jails_and_conversed_with() {
     wharf.finish();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+on_every_runtime!(builds_install_through_the_gateway_keep_their_cache_and_fail_loudly);
+
+async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
     let beyond = Beyond::start();
-    let wharf = start(&beyond, &archive).await;
+    let wharf = start(&beyond, &archive, runtime).await;
     let admin = login(&wharf);
     let trees = tempfile::tempdir().unwrap();
     let plain = beyond.plain;
@@ -245,10 +248,11 @@ async fn builds_install_through_the_gateway_keep_their_cache_and_fail_loudly() {
     wharf.finish();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_push_to_a_repository_of_wharfs_own_builds_the_agents_that_follow_it() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
-    let wharf = Installation::start().await;
+on_every_runtime!(a_push_to_a_repository_of_wharfs_own_builds_the_agents_that_follow_it);
+
+async fn a_push_to_a_repository_of_wharfs_own_builds_the_agents_that_follow_it(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
+    let wharf = Installation::start_on(runtime).await;
     wharf.import(&archive, "base").await;
     let admin = login(&wharf);
     wharf.post("/v1/spaces/yard/repos", json!({ "name": "harbour" })).await;

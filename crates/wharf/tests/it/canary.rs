@@ -17,8 +17,11 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal(runtime: Runtime) {
     }
     let mut wharf = Installation::start_on(runtime).await;
     // Put together here, so that this file and the test's own memory map do not hold it as one word.
-    let secret = ["CANARY", "f3a9c1", "secret"].join("-");
-    let password = ["CANARY", "77be02", "password"].join("-");
+    // Two may run at a time: each looks for its own.
+    let canary = format!("CANARY-{}", runtime.name());
+    let canary = canary.as_str();
+    let secret = [canary, "f3a9c1", "secret"].join("-");
+    let password = [canary, "77be02", "password"].join("-");
     let space = format!("/v1/spaces/{SPACE}");
     wharf.post(&format!("{space}/secrets"), json!({ "name": "key", "value": secret })).await;
     wharf.post("/v1/users", json!({ "name": "alice", "password": password })).await;
@@ -43,7 +46,7 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal(runtime: Runtime) {
         .await
         .unwrap();
     assert_eq!(status, 422);
-    assert!(!problem.to_string().contains("CANARY"), "{problem}");
+    assert!(!problem.to_string().contains(canary), "{problem}");
     wharf.post(&format!("{space}/sessions?wait=ready"), json!({ "name": "one", "image": "tiny" })).await;
     wharf
         .post(
@@ -60,14 +63,14 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal(runtime: Runtime) {
         &format!("{space}/secrets"),
         &format!("{space}/sessions/one/messages"),
     ] {
-        assert!(!wharf.get(path).await.to_string().contains("CANARY"), "{path} shows it");
+        assert!(!wharf.get(path).await.to_string().contains(canary), "{path} shows it");
     }
     let own = std::process::id();
     for (pid, process) in processes().into_iter().filter(|(pid, _)| *pid != own) {
-        assert!(!process.command.contains("CANARY"), "arguments of {pid} {}", process.name);
+        assert!(!process.command.contains(canary), "arguments of {pid} {}", process.name);
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(
-            !String::from_utf8_lossy(&environment).contains("CANARY"),
+            !String::from_utf8_lossy(&environment).contains(canary),
             "environment of {pid} {}",
             process.name
         );
@@ -90,6 +93,6 @@ async fn a_planted_secret_is_nowhere_but_in_its_reveal(runtime: Runtime) {
         seen.contains("/postgres/") && seen.contains(runtime.files()),
         "what is written is found in {seen:?} only"
     );
-    assert_eq!(grep("CANARY"), "", "files that hold it");
+    assert_eq!(grep(canary), "", "files that hold it");
     wharf.finish();
 }

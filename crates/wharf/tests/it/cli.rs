@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::installation::{Installation, possible};
+use crate::installation::{Installation, Runtime, possible_on};
+use crate::on_every_runtime;
 
 /// Somebody with a home directory and the binary.
 pub struct User {
@@ -80,12 +81,13 @@ fn bytes() -> Vec<u8> {
     (0..300_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_hour_on_the_command_line() {
-    if !possible() {
+on_every_runtime!(the_first_hour_on_the_command_line);
+
+async fn the_first_hour_on_the_command_line(runtime: Runtime) {
+    if !possible_on(runtime) {
         return;
     }
-    let mut wharf = Installation::start().await;
+    let mut wharf = Installation::start_on(runtime).await;
     let admin = User::new(&wharf, "admin");
     login(&wharf, &admin);
     commands_run_as_if_they_ran_here(&admin);

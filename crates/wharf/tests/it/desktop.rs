@@ -1,4 +1,4 @@
-//! A real desktop in a real jail: Chromium with its own sandbox, a form filled by pictures and clicks alone, viewers over
+//! A real desktop in a session: Chromium with its own sandbox, a form filled by pictures and clicks alone, viewers over
 //! WebSocket.
 //!
 //! Runs where `wharf image build desktop` has left its archive; its absence is said, and a failure only where
@@ -12,11 +12,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{Installation, SPACE, image_archive, possible, processes};
+use crate::installation::{Installation, Outside, Runtime, SPACE, Socket, image_archive, possible_on, processes};
+use crate::on_every_runtime;
 
 const SESSION: &str = "/v1/spaces/lab/sessions/screen";
 
@@ -119,18 +118,13 @@ impl Desk {
     }
 
     async fn view(&self, mode: &str) -> Viewer {
-        let address = &self.wharf.address;
-        let mut request =
-            format!("ws://{address}{SESSION}/desktop?mode={mode}").into_client_request().unwrap();
-        let bearer = format!("Bearer {}", self.wharf.bearer().await);
-        request.headers_mut().insert("authorization", bearer.parse().unwrap());
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        let socket = self.wharf.websocket(&format!("{SESSION}/desktop?mode={mode}")).await;
         Viewer { socket, bytes: Vec::new() }
     }
 }
 
 struct Viewer {
-    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    socket: Socket,
     bytes: Vec<u8>,
 }
 
@@ -185,14 +179,15 @@ impl Viewer {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
-    if !possible() {
+on_every_runtime!(a_form_in_chromium_is_filled_by_pictures_and_clicks_alone);
+
+async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone(runtime: Runtime) {
+    if !possible_on(runtime) {
         return;
     }
     let Some(archive) = image_archive("desktop") else { return };
     let beyond = Beyond::start();
-    let mut outside = beyond.outside();
+    let mut outside = Outside { runtime, ..beyond.outside() };
     writeln!(outside.settings, "ca_file = \"{}\"", beyond.authority().display()).unwrap();
     let desk = Desk { wharf: Installation::start_with(&outside).await };
     desk.wharf.import(&archive, "desktop").await;
@@ -207,7 +202,7 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
 
     // What is written is read back, whatever the alphabet.
     let name = desk.see([0x20, 0xff, 0x20]).await;
-    sandboxed();
+    sandboxed(&desk.wharf);
     desk.click(name).await;
     desk.act(json!([{"type": "type", "text": "Zażółć Ωmega 日本語 🎉"}])).await;
     let text = desk.see([0xff, 0x20, 0xff]).await;
@@ -228,6 +223,7 @@ async fn a_form_in_chromium_is_filled_by_pictures_and_clicks_alone() {
     assert!(!desk.sh("cat chromium.log").await.contains("No usable sandbox"));
 
     desk.wharf.call(Method::DELETE, SESSION, None, None).await.unwrap();
+    who_may_not_be_root_has_one_too(&desk.wharf).await;
     a_model_works_it(&desk.wharf).await;
     chromium_goes_out_by_the_gateway(&desk.wharf, &beyond).await;
     desk.wharf.finish();
@@ -268,6 +264,23 @@ async fn a_model_works_it(wharf: &Installation) {
     let count: usize = pictures["stdout"].as_str().unwrap().trim().parse().unwrap();
     assert!(count >= 7, "the agent kept {count} pictures");
     wharf.call(Method::DELETE, &session, None, None).await.unwrap();
+}
+
+/// Where nobody may become root, the screen is the agent's all the same, and its programs' way to it.
+async fn who_may_not_be_root_has_one_too(wharf: &Installation) {
+    let session = json!({ "name": "humble", "image": "desktop", "allow_root": false,
+        "resources": { "cpu_millis": 2000, "memory_mib": 512, "disk_mib": 256, "pids": 256 } });
+    let space = format!("/v1/spaces/{SPACE}");
+    wharf.post(&format!("{space}/sessions?wait=ready"), session).await;
+    let session = Session { wharf, name: "humble" };
+    let png = wharf.bytes(&format!("{space}/sessions/humble/screenshot")).await;
+    assert!(png.starts_with(b"\x89PNG"), "{}", String::from_utf8_lossy(&png));
+    let ask = "curl -sS --fail-with-body --unix-socket /run/wharf/desktop.sock http://desktop";
+    let click = json!({ "actions": [{ "type": "click", "at": { "x": 30, "y": 40 } }] });
+    session.ok(&format!("{ask}/input -d '{click}'")).await;
+    let shown: Value = serde_json::from_str(&session.ok(&format!("{ask}/desktop")).await).unwrap();
+    assert_eq!(shown["pointer"], json!({ "x": 30, "y": 40 }), "{shown}");
+    wharf.call(Method::DELETE, &format!("{space}/sessions/humble"), None, None).await.unwrap();
 }
 
 /// What it may reach it reaches, also where the gateway ends its TLS to add a credential; what it may not it is told.
@@ -325,10 +338,13 @@ async fn viewers(desk: &Desk, text: (usize, usize)) {
 
 /// Chromium's own sandbox is on: what renders pages is in namespaces of its own, under a filter of its own, and nobody asked
 /// for less.
-fn sandboxed() {
+fn sandboxed(wharf: &Installation) {
+    let inside: Vec<u32> = wharf.parts().into_iter().map(|(_, pid)| pid).collect();
     let all = processes();
     let of = |kind: &str| {
-        let found = all.iter().find(|(_, p)| p.command.contains("chromium") && p.command.contains(kind));
+        let found = all.iter().find(|(pid, p)| {
+            inside.contains(pid) && p.command.contains("chromium") && p.command.contains(kind)
+        });
         let (pid, process) = found.unwrap_or_else(|| panic!("no process of Chromium with {kind}"));
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let spaces =

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{
-    Installation, Outside, Part, Runtime, SPACE, image_archive, possible, possible_on,
-};
+use crate::installation::{Installation, Outside, Part, Runtime, SPACE, image_archive, possible_on};
 use crate::on_every_runtime;
 
 /// In front of a command: it knows no proxy.
@@ -39,11 +37,12 @@ for word in [b"ahoy", b"again"]:
 print("spoken")
 "#;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies() {
-    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+on_every_runtime!(real_programs_reach_what_they_may_with_and_without_knowing_proxies);
+
+async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies(runtime: Runtime) {
+    let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
     let beyond = Beyond::start();
-    let wharf = Installation::start_with(&beyond.outside()).await;
+    let wharf = Installation::start_with(&Outside { runtime, ..beyond.outside() }).await;
     wharf.import(&archive, "base").await;
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let session =

@@ -1,4 +1,4 @@
-//! An agent in a real jail that needs somebody's yes: it waits through the death of the control plane and of its host, and does what was
+//! An agent in a session that needs somebody's yes: it waits through the death of the control plane and of its host, and does what was
 //! allowed once.
 
 use std::process::Command;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::installation::{Installation, Part, SPACE, possible};
+use crate::installation::{Installation, Part, Runtime, SPACE, possible_on};
+use crate::on_every_runtime;
 
 const SESSION: &str = "/v1/spaces/lab/sessions/s";
 
@@ -43,12 +44,13 @@ impl Installation {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_yes_outlives_control_plane_and_host_and_what_it_allows_is_done_once() {
-    if !possible() {
+on_every_runtime!(a_yes_outlives_control_plane_and_host_and_what_it_allows_is_done_once);
+
+async fn a_yes_outlives_control_plane_and_host_and_what_it_allows_is_done_once(runtime: Runtime) {
+    if !possible_on(runtime) {
         return;
     }
-    let wharf = Installation::start().await;
+    let wharf = Installation::start_on(runtime).await;
     let space = format!("/v1/spaces/{SPACE}");
     let turns = json!([
         {"say": edit("/home/agent/guarded/a.txt")},

@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use wharf_testkit::docker::{self, Engine};
 
 pub const SPACE: &str = "lab";
+
+pub type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 /// Where its sessions run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,14 @@ pub enum Runtime {
 }
 
 impl Runtime {
+    /// As the API names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Docker => "docker",
+        }
+    }
+
     /// Below an installation's directory, where its sessions' files are.
     pub fn files(self) -> &'static str {
         match self {
@@ -327,6 +339,19 @@ impl Installation {
         let (status, answer) = self.call(Method::POST, path, Some(&body), None).await.unwrap();
         assert!(status.is_success(), "POST {path}: {status}: {answer}");
         answer
+    }
+
+    /// A request of the administrator's, for what [`Self::call`] does not say.
+    pub async fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address)).bearer_auth(self.bearer().await)
+    }
+
+    /// A WebSocket of the administrator's.
+    pub async fn websocket(&self, path: &str) -> Socket {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        let bearer = format!("Bearer {}", self.bearer().await);
+        request.headers_mut().insert("authorization", bearer.parse().unwrap());
+        tokio_tungstenite::connect_async(request).await.unwrap().0
     }
 
     /// The token of the administrator's login.

@@ -16,4 +16,5 @@ mod planted;
 mod ports;
 mod privileges;
 mod schemathesis;
+mod suite;
 mod survive;

@@ -1,4 +1,4 @@
-//! Programs in a real jail ask a model with nothing but an address, and everybody sees what it used.
+//! Programs in a session ask a model with nothing but an address, and everybody sees what it used.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::beyond::Session;
-use crate::installation::{Installation, SPACE, image_archive, possible};
+use crate::installation::{Installation, Runtime, SPACE, image_archive, possible_on};
+use crate::on_every_runtime;
 
 /// The vendors' own libraries. Their keys are dummies, their base URL is the gateway's.
 const SDKS: &str = r#"
@@ -65,10 +66,11 @@ fn sdks() -> Option<PathBuf> {
     Some(archive)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_asks_a_model_and_message_session_and_space_show_what_it_used() {
-    let (true, Some(archive), Some(sdks)) = (possible(), image_archive("base"), sdks()) else { return };
-    let wharf = Installation::start().await;
+on_every_runtime!(a_session_asks_a_model_and_message_session_and_space_show_what_it_used);
+
+async fn a_session_asks_a_model_and_message_session_and_space_show_what_it_used(runtime: Runtime) {
+    let (true, Some(archive), Some(sdks)) = (possible_on(runtime), image_archive("base"), sdks()) else { return };
+    let wharf = Installation::start_on(runtime).await;
     wharf.import(&archive, "base").await;
     let space = format!("/v1/spaces/{SPACE}");
     let usage =

@@ -1,4 +1,4 @@
-//! Ports and publishing in a real jail: a web server and a WebSocket written in the image's own Python, a local forward
+//! Ports and publishing of a real session: a web server and a WebSocket written in the image's own Python, a local forward
 //! of the command line, a closed session woken, and a copy that outlives its session.
 //!
 //! Runs where `wharf image build base` has left its archive; its absence is said, and a failure only where
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::installation::{Installation, SPACE, image_archive, possible};
+use crate::installation::{Installation, Runtime, SPACE, image_archive, possible_on};
+use crate::on_every_runtime;
 
 const WEB: &str = "/v1/spaces/lab/sessions/web";
 
@@ -84,10 +85,11 @@ impl Web {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn programs_in_a_jail_are_reached_and_their_files_published() {
-    let Some(archive) = image_archive("base").filter(|_| possible()) else { return };
-    let wharf = Installation::start().await;
+on_every_runtime!(programs_in_a_session_are_reached_and_their_files_published);
+
+async fn programs_in_a_session_are_reached_and_their_files_published(runtime: Runtime) {
+    let Some(archive) = image_archive("base").filter(|_| possible_on(runtime)) else { return };
+    let wharf = Installation::start_on(runtime).await;
     wharf.import(&archive, "base").await;
     wharf
         .post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), json!({"name": "web", "image": "base"}))
