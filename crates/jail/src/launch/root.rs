@@ -40,10 +40,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// From the jailer's mount points to a root of its own. The working directory on entry holds `lower`, `upper` and
 /// `root`; on leaving it is the new root. `agent` is who the session's host will be when that is not root.
-pub(super) fn lay_out(
-    [lower, upper, host, gateway]: &[OwnedFd; 4],
-    agent: Option<u32>,
-) -> Result<(), Step> {
+pub(super) fn lay_out([lower, upper, host, gateway]: &[OwnedFd; 4], agent: Option<u32>) -> Result<(), Step> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .at("make mounts private")?;
     attach(lower, "lower").at("attach the image")?;

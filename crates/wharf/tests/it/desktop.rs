@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::beyond::{Beyond, Session};
-use crate::installation::{Installation, Outside, Runtime, SPACE, Socket, image_archive, possible_on, processes};
+use crate::installation::{
+    Installation, Outside, Runtime, SPACE, Socket, image_archive, possible_on, processes,
+};
 use crate::on_every_runtime;
 
 const SESSION: &str = "/v1/spaces/lab/sessions/screen";

@@ -267,6 +267,7 @@ impl Installation {
 
     /// Imports an image over the API.
     pub async fn import(&self, archive: &Path, name: &str) {
+        let since = Instant::now();
         let out = Command::new(env!("CARGO_BIN_EXE_wharf"))
             .args(["image", "import"])
             .arg(archive)
@@ -279,6 +280,7 @@ impl Installation {
             .output()
             .unwrap();
         assert!(out.status.success(), "image import: {}", String::from_utf8_lossy(&out.stderr));
+        println!("{name} imported in {:.1} s", since.elapsed().as_secs_f32());
     }
 
     async fn login(&self) {

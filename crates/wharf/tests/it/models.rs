@@ -69,7 +69,9 @@ fn sdks() -> Option<PathBuf> {
 on_every_runtime!(a_session_asks_a_model_and_message_session_and_space_show_what_it_used);
 
 async fn a_session_asks_a_model_and_message_session_and_space_show_what_it_used(runtime: Runtime) {
-    let (true, Some(archive), Some(sdks)) = (possible_on(runtime), image_archive("base"), sdks()) else { return };
+    let (true, Some(archive), Some(sdks)) = (possible_on(runtime), image_archive("base"), sdks()) else {
+        return;
+    };
     let wharf = Installation::start_on(runtime).await;
     wharf.import(&archive, "base").await;
     let space = format!("/v1/spaces/{SPACE}");

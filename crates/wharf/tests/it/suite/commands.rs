@@ -26,14 +26,16 @@ pub async fn a_command_answers_with_what_it_wrote_and_how_it_ended(place: Place)
     assert_eq!(one.post("exec", json!({ "command": "kill -9 $$" })).await["signal"], 9);
     assert_eq!(one.ok("id -u; id -g; echo $HOME; pwd").await, "1000\n1000\n/home/agent\n/home/agent");
     assert_eq!(one.as_root("id -u; echo $HOME; touch /etc/roots && rm /etc/roots").await, "0\n/root");
-    let (status, problem) = one.call(Method::POST, "exec", json!({ "argv": ["id"], "user": "nobody-here" })).await;
+    let (status, problem) =
+        one.call(Method::POST, "exec", json!({ "argv": ["id"], "user": "nobody-here" })).await;
     assert_eq!(status, 422, "{problem}");
     let (status, problem) = one.call(Method::POST, "exec", json!({ "argv": ["no-such-program"] })).await;
     assert!(status.is_client_error(), "{status}: {problem}");
 
     let body = json!({ "command": "echo run >> runs; cat runs" });
     for _ in 0..2 {
-        let again = place.wharf.call(Method::POST, &one.at("exec"), Some(&body), Some("suite-key")).await.unwrap().1;
+        let again =
+            place.wharf.call(Method::POST, &one.at("exec"), Some(&body), Some("suite-key")).await.unwrap().1;
         assert_eq!(again["stdout"], "run\n", "a command under a key runs once: {again}");
     }
 }
@@ -78,7 +80,8 @@ pub async fn a_process_in_the_background_is_read_fed_and_ended(place: Place) {
     assert_eq!(given.0, 204, "{given:?}");
     let written = async |from: u64| one.get(&format!("{at}/output?offset={from}")).await;
     until("it says the first", async || written(0).await["data"] == "first\n").await;
-    one.call(Method::POST, &format!("{at}/stdin"), json!({ "data": "c2Vjb25kCg==", "encoding": "base64" })).await;
+    one.call(Method::POST, &format!("{at}/stdin"), json!({ "data": "c2Vjb25kCg==", "encoding": "base64" }))
+        .await;
     until("it says the second", async || written(6).await["data"] == "second\n").await;
     assert_eq!(written(6).await["next_offset"], 13);
     let ended = one.call(Method::POST, &format!("{at}/signal"), json!({ "signal": "TERM" })).await;

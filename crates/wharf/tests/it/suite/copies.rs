@@ -27,7 +27,10 @@ pub async fn a_fork_of_a_running_session_has_its_files_and_goes_its_own_way(plac
 
     child.ok("echo two >> file").await;
     parent.ok("echo three >> file").await;
-    assert_eq!((child.ok("cat file").await, parent.ok("cat file").await), ("one\ntwo".into(), "one\nthree".into()));
+    assert_eq!(
+        (child.ok("cat file").await, parent.ok("cat file").await),
+        ("one\ntwo".into(), "one\nthree".into())
+    );
     let inherited = child.get("messages").await;
     assert_eq!(inherited["items"][0]["content"][0]["text"], "echo one > file; cat file", "{inherited}");
 
@@ -41,7 +44,8 @@ pub async fn a_fork_of_a_running_session_has_its_files_and_goes_its_own_way(plac
     assert_eq!(grandchild.ok("cat file").await, "one\ntwo");
     assert_eq!(grandchild.as_root(TREE).await, tree);
     let line = grandchild.get("lineage").await;
-    let names: Vec<_> = line["ancestors"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        line["ancestors"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["child", "parent"], "{line}");
 }
 
@@ -51,7 +55,11 @@ pub async fn a_snapshot_outlives_its_session_and_becomes_others(place: Place) {
     one.ok("echo then > file").await;
     let tree = one.as_root(TREE).await;
     let running = one.post("snapshots?wait=ready", json!({ "name": "running" })).await;
-    assert_eq!((&running["state"], &running["runtime"]), (&json!("ready"), &json!(place.runtime.name())), "{running}");
+    assert_eq!(
+        (&running["state"], &running["runtime"]),
+        (&json!("ready"), &json!(place.runtime.name())),
+        "{running}"
+    );
     assert!(running["stall_micros"].as_u64().is_some_and(|n| n > 0), "it stood still for it: {running}");
     one.ok("echo now > file").await;
     one.close().await;
@@ -60,17 +68,27 @@ pub async fn a_snapshot_outlives_its_session_and_becomes_others(place: Place) {
     assert_eq!(one.state().await, "closed");
     one.delete().await;
     let sessions = format!("/v1/spaces/{SPACE}/sessions?wait=ready");
-    for (name, snapshot, file) in [("first", &running, "then"), ("second", &running, "then"), ("third", &closed, "now")] {
+    for (name, snapshot, file) in
+        [("first", &running, "then"), ("second", &running, "then"), ("third", &closed, "now")]
+    {
         let body = json!({ "name": name, "from": { "snapshot": snapshot["id"] }, "idle_timeout_seconds": 0 });
         let made = place.wharf.post(&sessions, body).await;
-        assert_eq!((&made["state"], &made["runtime"]), (&json!("idle"), &json!(place.runtime.name())), "{made}");
+        assert_eq!(
+            (&made["state"], &made["runtime"]),
+            (&json!("idle"), &json!(place.runtime.name())),
+            "{made}"
+        );
         let made = place.named(name);
         assert_eq!(made.ok("cat file").await, file);
         assert_eq!(made.as_root(TREE).await, tree);
         made.ok("echo mine > file").await;
     }
     for snapshot in [&running, &closed] {
-        let path = format!("/v1/spaces/{SPACE}/sessions/{}/snapshots/{}", snapshot["session"].as_str().unwrap(), snapshot["id"].as_str().unwrap());
+        let path = format!(
+            "/v1/spaces/{SPACE}/sessions/{}/snapshots/{}",
+            snapshot["session"].as_str().unwrap(),
+            snapshot["id"].as_str().unwrap()
+        );
         let (status, said) = place.wharf.call(Method::DELETE, &path, None, None).await.unwrap();
         assert!(status.is_success(), "{said}");
     }
@@ -96,7 +114,11 @@ pub async fn a_fork_takes_along_what_was_asked_for(place: Place) {
         let made = one.post("fork?wait=ready", body).await;
         assert_eq!(made["state"], "idle", "{made}");
         let fork = place.named(name);
-        assert_eq!(fork.ok("cat file 2>/dev/null || echo none; echo $COLOUR").await, format!("{file}\nred"), "{name}");
+        assert_eq!(
+            fork.ok("cat file 2>/dev/null || echo none; echo $COLOUR").await,
+            format!("{file}\nred"),
+            "{name}"
+        );
         let kept = fork.get("messages").await["items"].as_array().unwrap().len();
         assert_eq!(kept, messages, "{name}");
         fork.delete().await;

@@ -30,7 +30,8 @@ pub async fn files_are_written_read_in_parts_listed_moved_and_deleted(place: Pla
         assert_eq!(status, 204, "{path}: {said}");
     }
     let list = one.get("files/home/agent/new?list").await;
-    let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["b.txt", "dir"]);
     let (status, _) = one.call(Method::DELETE, "files/home/agent/new", json!({})).await;
     assert_eq!(status, 409);
@@ -42,7 +43,11 @@ pub async fn files_are_written_read_in_parts_listed_moved_and_deleted(place: Pla
     one.ok("ln -s /proc/1/root/etc/shadow shadow; ln -s ../../../../../../../../etc/hostname up").await;
     let machine = std::fs::read_to_string("/etc/hostname").unwrap();
     for link in ["shadow", "up"] {
-        let (_, read) = place.wharf.call(Method::GET, &one.at(&format!("files/home/agent/{link}")), None, None).await.unwrap();
+        let (_, read) = place
+            .wharf
+            .call(Method::GET, &one.at(&format!("files/home/agent/{link}")), None, None)
+            .await
+            .unwrap();
         let read = read.as_str().unwrap_or_default().trim().to_owned();
         assert!(!read.contains("root:") && (read.is_empty() || read != machine.trim()), "{link}: {read}");
     }
@@ -70,7 +75,7 @@ pub async fn a_tree_travels_as_an_archive_with_all_that_is_in_it(place: Place) {
     let (one, two) = (place.session("giver").await, place.session("taker").await);
     one.as_root(PLANT).await;
     let archive = one.read("/opt/tree?tar").await;
-    two.as_root("mkdir /opt/tree").await;
+    two.as_root("mkdir -p /opt/tree").await;
     let (status, unpacked) = two.put("/opt/tree?tar", archive).await;
     assert!(status.is_success(), "{unpacked}");
     // Contents, modes and links; not who owned it there.

@@ -16,15 +16,23 @@ pub async fn it_closes_and_comes_back_as_it_was(place: Place) {
     one.post("exec", json!({ "argv": ["sleep", "7001"], "background": true })).await;
     let (tree, messages) = (one.as_root(TREE).await, one.get("messages").await);
     assert!(tree.contains("installed") && !tree.contains("yes is back"), "{tree}");
+    // What a file system has not written yet it has not counted.
+    one.as_root("sync").await;
     let stats = one.get("stats").await;
-    let of = |stats: &serde_json::Value, what: &str| stats[what].as_u64().unwrap_or_else(|| panic!("{what}: {stats}"));
+    let of = |stats: &serde_json::Value, what: &str| {
+        stats[what].as_u64().unwrap_or_else(|| panic!("{what}: {stats}"))
+    };
     for what in ["memory_bytes", "memory_limit_bytes", "pids", "disk_bytes", "cpu_usage_micros"] {
         assert!(of(&stats, what) > 0, "{what}: {stats}");
     }
 
     one.close().await;
     let stats = one.get("stats").await;
-    assert_eq!((&stats["state"], of(&stats, "memory_bytes"), of(&stats, "pids")), (&json!("closed"), 0, 0), "{stats}");
+    assert_eq!(
+        (&stats["state"], of(&stats, "memory_bytes"), of(&stats, "pids")),
+        (&json!("closed"), 0, 0),
+        "{stats}"
+    );
     assert!(of(&stats, "disk_bytes") > 300_000, "a closed session costs what is on the disk: {stats}");
     one.restore().await;
     assert_eq!(one.as_root(TREE).await, tree);

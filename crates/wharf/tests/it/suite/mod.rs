@@ -2,7 +2,7 @@
 //! installation.
 //!
 //! The stories of the modules below share one installation for each runtime, a few of them at a time; each has sessions of its
-//! own and fails by its own name (`WHARF_SUITE_STORY=word` runs those with the word in their name). Stories that need an
+//! own and fails by its own name (`WHARF_TEST_STORY=word` runs those with the word in their name). Stories that need an
 //! installation of their own stand beside this directory and are made a test on every runtime by `on_every_runtime!`. What has
 //! no meaning on a runtime is in [`NATIVE_ALONE`], with the reason.
 
@@ -15,12 +15,13 @@ mod network;
 mod turns;
 mod walls;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,12 +39,18 @@ const NATIVE_ALONE: &[(&str, &str)] = &[
         "on an engine without userns-remap it is root held by capabilities and the list of system calls: privileges.rs",
     ),
     ("crates/jail/tests/it/volumes.rs", "is about btrfs, its quotas and the loop file"),
-    ("crates/jail/tests/it/warm.rs", "no computers stand ready on Docker; asking for them is refused: runtime-docker"),
+    (
+        "crates/jail/tests/it/warm.rs",
+        "no computers stand ready on Docker; asking for them is refused: runtime-docker",
+    ),
     (
         "crates/jail/tests/it/adopt.rs",
         "is about the jailer's death; that of the process that speaks to the engine is in docker.rs",
     ),
-    ("crates/jail/tests/it/network.rs", "is about the jail's packet filter, which containers get by the same code"),
+    (
+        "crates/jail/tests/it/network.rs",
+        "is about the jail's packet filter, which containers get by the same code",
+    ),
 ];
 const DISK: &str =
     "Debian's engine keeps no disk limit; a create is refused at admission unless that is waived: docker.rs";
@@ -53,7 +60,7 @@ const AT_ONCE: usize = 3;
 /// Longer than anything takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Told = Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! stories {
     ($($part:ident: $($story:ident)+;)+) => {
@@ -116,23 +123,19 @@ async fn the_session_suite(runtime: Runtime) {
         hosts: "127.0.0.1 localhost files.test denied.test\n".to_owned(),
     };
     let wharf = Arc::new(Installation::start_with(&outside).await);
-    let only = std::env::var("WHARF_SUITE_STORY").unwrap_or_default();
-    let failed = Mutex::new(Vec::new());
-    stream::iter(stories().into_iter().filter(|(name, _)| name.contains(&only)))
-        .for_each_concurrent(AT_ONCE, |(name, story)| {
-            let place = Place { wharf: Arc::clone(&wharf), runtime, beyond };
-            let failed = &failed;
-            async move {
-                let since = Instant::now();
-                let ended = tokio::spawn(story(place)).await;
-                println!("{name}: {:.1} s, {}", since.elapsed().as_secs_f32(), if ended.is_ok() { "fine" } else { "FAILED" });
-                if ended.is_err() {
-                    failed.lock().unwrap().push(name);
-                }
-            }
-        })
-        .await;
-    let failed = failed.into_inner().unwrap();
+    let only = std::env::var("WHARF_TEST_STORY").unwrap_or_default();
+    let chosen = stories().into_iter().filter(|(name, _)| name.contains(&only));
+    let told = stream::iter(chosen).map(|(name, story)| {
+        let place = Place { wharf: Arc::clone(&wharf), runtime, beyond };
+        async move {
+            let since = Instant::now();
+            let ended = AssertUnwindSafe(story(place)).catch_unwind().await;
+            let how = if ended.is_ok() { "fine" } else { "FAILED" };
+            println!("{name}: {how} after {:.1} s", since.elapsed().as_secs_f32());
+            ended.is_err().then_some(name)
+        }
+    });
+    let failed: Vec<_> = told.buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await;
     assert!(failed.is_empty(), "on {runtime:?} these failed: {failed:#?}");
     let Ok(wharf) = Arc::try_unwrap(wharf) else { panic!("a story goes on after its end") };
     nothing_is_left(&wharf, runtime).await;
@@ -147,7 +150,11 @@ async fn nothing_is_left(wharf: &Installation, runtime: Runtime) {
         for item in listed["items"].as_array().unwrap() {
             let path = match kind {
                 "sessions" => format!("{sessions}/{}", item["id"].as_str().unwrap()),
-                _ => format!("{sessions}/{}/snapshots/{}", item["session"].as_str().unwrap(), item["id"].as_str().unwrap()),
+                _ => format!(
+                    "{sessions}/{}/snapshots/{}",
+                    item["session"].as_str().unwrap(),
+                    item["id"].as_str().unwrap()
+                ),
             };
             let (status, said) = wharf.call(Method::DELETE, &path, None, None).await.unwrap();
             assert!(status.is_success(), "{path}: {status} {said}");
@@ -180,7 +187,8 @@ fn what_is_said_to_run_on_one_runtime_alone_is_there() {
     for (test, why) in NATIVE_ALONE {
         assert!(!why.is_empty());
         let (file, story) = test.split_once(": ").unwrap_or((test, ""));
-        let path = if file.contains('/') { root.join("../..").join(file) } else { root.join("tests/it").join(file) };
+        let path =
+            if file.contains('/') { root.join("../..").join(file) } else { root.join("tests/it").join(file) };
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert!(text.contains(story), "{test}");
     }
@@ -234,7 +242,11 @@ impl Place {
 
     async fn session_with(&self, name: &str, more: Value) -> Computer {
         let (computer, made) = self.try_session(name, more).await;
-        assert_eq!((&made["state"], &made["runtime"]), (&json!("idle"), &json!(self.runtime.name())), "{made}");
+        assert_eq!(
+            (&made["state"], &made["runtime"]),
+            (&json!("idle"), &json!(self.runtime.name())),
+            "{made}"
+        );
         computer
     }
 
@@ -302,7 +314,9 @@ impl Computer {
         let body = json!({ "argv": ["sh", "-c", format!("exec 2>&1\n{script}")], "user": user });
         let done = self.post("exec", body).await;
         let text = done["stdout"].as_str().unwrap().trim_end().to_owned();
-        (done["exit_code"].as_i64().unwrap_or(-1), text)
+        // As the shell says it of a program that was killed.
+        let code = done["exit_code"].as_i64().or_else(|| Some(128 + done["signal"].as_i64()?));
+        (code.unwrap_or_else(|| panic!("{script}: {done}")), text)
     }
 
     /// What a script says that has to succeed.

