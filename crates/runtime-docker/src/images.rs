@@ -145,11 +145,15 @@ impl DockerRuntime {
 struct Tree(PathBuf);
 
 impl Drop for Tree {
+    /// On some disks that takes longer than the import: nobody waits for it, and what a death leaves the next start removes.
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(tree = %self.0.display(), %error, "an unpacked archive could not be removed");
-        }
+        let tree = std::mem::take(&mut self.0);
+        std::thread::spawn(move || {
+            if let Err(error) = std::fs::remove_dir_all(&tree)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(tree = %tree.display(), %error, "an unpacked archive could not be removed");
+            }
+        });
     }
 }

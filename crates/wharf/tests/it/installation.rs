@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
-use wharf_testkit::docker::{self, Engine};
+use wharf_testkit::docker::{self, Disk, Engine};
 
 pub const SPACE: &str = "lab";
 
@@ -65,7 +65,9 @@ macro_rules! on_every_runtime {
 }
 
 pub struct Installation {
-    /// A Docker Engine of its own, where its sessions need one. Ends before its directory goes.
+    /// What an engine leaves goes with it: before the engine would clear up after itself.
+    _disk: Option<Disk>,
+    /// A Docker Engine of its own, where its sessions need one.
     engine: Option<Mutex<Engine>>,
     dir: tempfile::TempDir,
     keeper: Option<Child>,
@@ -142,6 +144,7 @@ impl Installation {
         let address = format!("127.0.0.1:{port}");
         let prefix = format!("wharf-it-{number}");
         let data = dir.path().join("data");
+        let disk = (outside.runtime == Runtime::Docker).then(|| Disk::over(dir.path()));
         std::fs::create_dir(&data).unwrap();
         // The control plane runs as another user and must reach its own directories.
         open_up(dir.path());
@@ -174,6 +177,7 @@ impl Installation {
         wharf_client::client::crypto();
         let mut this = Self {
             engine,
+            _disk: disk,
             dir,
             keeper: None,
             address,
@@ -500,6 +504,9 @@ impl Drop for Installation {
             }
         }
         self.stop();
+        if let Some(engine) = &self.engine {
+            engine.lock().unwrap_or_else(PoisonError::into_inner).down();
+        }
     }
 }
 
