@@ -52,6 +52,9 @@ pub struct RunningTurn {
 pub struct Wanted {
     pub desired: Desired,
     pub state: State,
+    /// A close was asked for and is not done. It is carried through even when the session is wanted again meanwhile:
+    /// what a caller is told of then is the computer behind it, not the one that is about to end.
+    pub closing: bool,
     pub resources: Resources,
     pub origin: Origin,
     /// The volume was made. Until then the origin is needed.
@@ -154,6 +157,7 @@ pub fn plan(want: &Wanted, seen: &Observed, now: Time) -> Vec<Step> {
         Desired::Deleted => delete(want, seen),
         Desired::Closed => close(want, seen, now),
         Desired::Running if want.state == State::Error => fail(want, seen),
+        Desired::Running if want.closing && want.state != State::Closed => shut(want, seen),
         Desired::Running => run(want, seen, now),
     }
 }
@@ -174,18 +178,24 @@ fn delete(want: &Wanted, seen: &Observed) -> Vec<Step> {
     steps
 }
 
-fn close(want: &Wanted, seen: &Observed, now: Time) -> Vec<Step> {
+/// From running to closed.
+fn shut(want: &Wanted, seen: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
-    if want.state != State::Closed {
-        if want.turn.is_some() {
-            steps.push(Step::EndTurn(Ending::Cancelled("closed".into())));
-        }
-        if seen.jail != Jail::Absent || want.recorded {
-            steps.push(Step::Stop);
-        }
-        steps.push(Step::Become(State::Closed, None));
-        return steps;
+    if want.turn.is_some() {
+        steps.push(Step::EndTurn(Ending::Cancelled("closed".into())));
     }
+    if seen.jail != Jail::Absent || want.recorded {
+        steps.push(Step::Stop);
+    }
+    steps.push(Step::Become(State::Closed, None));
+    steps
+}
+
+fn close(want: &Wanted, seen: &Observed, now: Time) -> Vec<Step> {
+    if want.state != State::Closed {
+        return shut(want, seen);
+    }
+    let mut steps = Vec::new();
     let possible = want.volume || want.origin == Origin::Ready;
     if !want.snapshots.is_empty() {
         if let Origin::Lost(_) = want.origin
@@ -199,7 +209,7 @@ fn close(want: &Wanted, seen: &Observed, now: Time) -> Vec<Step> {
             steps.extend(want.snapshots.iter().copied().map(Step::TakeSnapshot));
         }
     }
-    match want.hold_until.filter(|until| *until > now && possible) {
+    match held_until(want.hold_until, want.in_use_until).filter(|until| *until > now && possible) {
         Some(until) => {
             let limits = held(want.resources);
             if wait_to_retry(want, seen, now, &mut steps) {
@@ -349,6 +359,11 @@ fn due(turn: &RunningTurn, now: Time) -> Option<Ending> {
         None if turn.deadline <= now => Some(Ending::Failed("turn_timeout".into())),
         None => None,
     }
+}
+
+/// How long a closed session's computer stays up for its files: a transfer that takes longer than the hold is not cut off.
+pub fn held_until(hold_until: Option<Time>, in_use_until: Option<Time>) -> Option<Time> {
+    hold_until.map(|hold| in_use_until.map_or(hold, |used| hold.max(used)))
 }
 
 /// Idle time counts from the end of the last use, whatever the use was.

@@ -24,8 +24,8 @@ pub struct Serve {
 /// elsewhere. `stop.ending()` cuts off what is left.
 pub async fn run(serve: Serve, stop: Stop) {
     let api = crate::routes::router(serve.app.clone());
-    let (git, stopping) = (serve.app.git.clone(), stop.clone());
-    tokio::spawn(async move { git.run(stopping).await });
+    let (app, stopping) = (serve.app.clone(), stop.clone());
+    tokio::spawn(async move { app.git.run(&app, stopping).await });
     let drained = || {
         let stop = stop.clone();
         async move { stop.draining().await }

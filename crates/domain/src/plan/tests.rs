@@ -13,6 +13,7 @@ fn fresh() -> Wanted {
     Wanted {
         desired: Desired::Running,
         state: State::Init,
+        closing: false,
         resources: Resources::default(),
         origin: Origin::Ready,
         volume: false,
@@ -92,6 +93,37 @@ fn closing_a_busy_session_cancels_its_turn_first() {
         plan(&want, &up(), at(1)),
         [Step::EndTurn(Ending::Cancelled("closed".into())), Step::Stop, Step::Become(State::Closed, None)]
     );
+}
+
+#[test]
+fn a_close_is_carried_through_although_the_session_is_wanted_again() {
+    let turn = RunningTurn { cancel: Some("closed".into()), deadline: at(900_000) };
+    let want = Wanted { state: State::Busy, closing: true, turn: Some(turn), queued: true, ..idle() };
+    assert_eq!(
+        plan(&want, &up(), at(1)),
+        [Step::EndTurn(Ending::Cancelled("closed".into())), Step::Stop, Step::Become(State::Closed, None)]
+    );
+    // Then it is as any closed one that is wanted.
+    let want = Wanted { state: State::Closed, recorded: false, ..idle() };
+    assert_eq!(plan(&want, &nothing(), at(1)).last(), Some(&Step::Open(Some(State::Idle))));
+}
+
+#[test]
+fn files_that_are_being_read_are_not_pulled_away_when_the_time_of_the_hold_is_over() {
+    let want = Wanted {
+        state: State::Closed,
+        desired: Desired::Closed,
+        hold_until: Some(at(50)),
+        in_use_until: Some(at(70)),
+        ..idle()
+    };
+    let small = held(want.resources);
+    let seen = Observed { jail: Jail::Up { greeted: true, limits: Some(small) }, driving: false };
+    assert_eq!(plan(&want, &seen, at(60)), [Step::Wait(at(70))]);
+    assert_eq!(plan(&want, &seen, at(70)), [Step::Stop]);
+    // A use alone holds nothing up: that of a session that was closed under it.
+    let want = Wanted { hold_until: None, ..want };
+    assert_eq!(plan(&want, &seen, at(60)), [Step::Stop]);
 }
 
 #[test]
@@ -267,6 +299,7 @@ impl World {
         if self.row.state != to {
             self.row.state.check(to).unwrap();
             self.row.state = to;
+            self.row.closing &= !matches!(to, State::Closed | State::Error | State::Init);
         }
     }
 
@@ -297,6 +330,7 @@ impl World {
             }
             Act::Close if !deleted => {
                 self.row.desired = Desired::Closed;
+                self.row.closing |= matches!(self.row.state, State::Init | State::Idle | State::Busy);
                 if let Some(t) = &mut self.row.turn {
                     t.cancel.get_or_insert("closed".into());
                 }
@@ -450,6 +484,7 @@ impl World {
                 self.failed.push(*id);
             }
             Step::StartTurn => {
+                assert!(!self.row.closing, "a turn begins in a computer that is about to end");
                 assert!(self.jail.is_some_and(|j| j.0) && self.row.recorded && self.row.turn.is_none());
                 self.become_state(State::Busy);
                 self.started += 1;
@@ -473,6 +508,7 @@ impl World {
                 assert_eq!(self.row.state, State::Idle, "only an idle session closes by itself");
                 assert_eq!(self.waiting(), 0);
                 self.row.desired = Desired::Closed;
+                self.row.closing = true;
             }
             Step::Stop => {
                 self.jail = None;

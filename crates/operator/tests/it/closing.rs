@@ -172,3 +172,48 @@ async fn messages_of_a_deleted_session_end_and_rows_of_it_go_after_a_while() {
     assert_eq!(work.purge(Duration::from_hours(1)).await.unwrap(), 1);
     assert_eq!(lab.store.wait_turn(&permit, second, SOON).await.unwrap_err().code, Code::NotFound);
 }
+
+#[tokio::test]
+async fn a_session_that_is_wanted_again_before_its_close_is_done_is_closed_first() {
+    let mut lab = Lab::new().await;
+    let id = lab.session().await;
+    lab.ask(id, "first").await;
+    let launches = lab.machine.lock().launches;
+    // Nobody looks while both wishes come in.
+    lab.crash().await;
+    lab.desire(id, Desired::Closed).await.unwrap();
+    let row = lab.desire(id, Desired::Running).await.unwrap();
+    assert_eq!((row.state, row.closing, row.ready()), (State::Idle, true, false));
+    assert!(row.endpoint(lab.store.now()).is_none(), "nobody is sent to a computer that is about to end");
+    let seq = lab.post(id, "second").await;
+    assert_eq!(lab.turn_state(id, seq).await, TurnState::Queued);
+    lab.start();
+    let message = lab.ended(id, seq).await;
+    assert_eq!(lab.replies(id, &message).await, ["re: second"]);
+    assert_eq!(lab.machine.lock().launches, launches + 1);
+    let kinds = lab.kinds(id).await;
+    let at =
+        |what: &str| kinds.iter().rposition(|k| k == what).unwrap_or_else(|| panic!("no {what}: {kinds:?}"));
+    assert!(at("session.state closed") < at("turn.started"), "{kinds:?}");
+    lab.state(id, State::Idle).await;
+    // What it reserved was neither given back nor taken twice.
+    let usage = lab.usage().await;
+    assert_eq!((usage.running_sessions, usage.sessions), (1, 1));
+    lab.close(id).await;
+    assert_eq!(lab.usage().await.running_sessions, 0);
+    lab.delete(id).await;
+    lab.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_session_closed_before_it_ever_ran_comes_up_when_it_is_wanted_again() {
+    let mut lab = Lab::new().await;
+    lab.crash().await;
+    let id = lab.create(lab.plain()).await;
+    lab.desire(id, Desired::Closed).await.unwrap();
+    lab.desire(id, Desired::Running).await.unwrap();
+    lab.start();
+    lab.state(id, State::Idle).await;
+    assert_eq!(lab.usage().await.running_sessions, 1);
+    assert_eq!(lab.ask(id, "hello").await, ["re: hello"]);
+}

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use wharf_domain::session::{State, TurnState};
-use wharf_domain::{Code, JailId, OperatorId, TurnId, VolumeId};
+use wharf_domain::rbac::Verb;
+use wharf_domain::session::{Desired, State, TurnState};
+use wharf_domain::{Code, JailId, NameOrId, OperatorId, TurnId, VolumeId};
 use wharf_ports::SandboxRuntime as _;
 use wharf_ports::runtime::{JailSpec, Running, Source, VolumeSpec};
 use wharf_store::Actor;
 use wharf_store::sessions::work::{Claim, Owner, Task, TurnResult, Work};
+use wharf_store::sessions::{Include, NewFork};
 
 use crate::lab::Lab;
 use crate::machine::base;
@@ -312,4 +314,36 @@ async fn a_turn_that_began_with_its_message_and_was_not_sent_is_sent_to_the_next
     lab.start();
     assert_eq!(lab.ended(id, seq).await.state, TurnState::Done);
     assert_eq!(lab.ended(id, later).await.state, TurnState::Done);
+}
+
+#[tokio::test]
+async fn what_is_claimed_is_of_one_moment_however_long_the_claim_had_to_wait() {
+    let mut lab = Lab::new().await;
+    let id = lab.session().await;
+    lab.crash().await;
+    let operator = work(&lab, "here");
+    operator.adopt().await.unwrap();
+    // In one transaction here, because two that follow each other closely do not always get between a claim and its lock.
+    let mut scope = lab.scope().await;
+    let parent = scope.sessions().permit(&NameOrId::Id(id), Verb::Delete).await.unwrap();
+    let permit = scope.sessions().allow(None).await.unwrap();
+    let fork = NewFork {
+        name: None,
+        snapshot: None,
+        include: Include { files: true, messages: true },
+        resources: None,
+        network: None,
+        labels: None,
+        metadata: None,
+        prompt: None,
+    };
+    scope.sessions().fork(&permit, &parent, fork).await.unwrap();
+    scope.sessions().desire(&parent, Desired::Deleted).await.unwrap();
+    let claim = tokio::spawn(async move { mine(&operator, id).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!claim.is_finished(), "the row is locked");
+    scope.commit().await.unwrap();
+    let task = claim.await.unwrap();
+    assert_eq!(task.session.desired, Desired::Deleted);
+    assert_eq!(task.snapshots.len(), 1, "the files would be deleted before they are copied");
 }

@@ -19,10 +19,11 @@ use wharf_domain::{Code, Error, PushId, RepoId};
 use wharf_git::{Ask, Reply, Root};
 use wharf_store::{Actor, Store, System};
 
+use crate::app::App;
 use push::Pushing;
 pub(crate) use smart::router;
 
-/// Between two looks for a git that was not there, or a database that was away.
+/// Between two looks for a git that was not there, a database that was away, or builds that are owed.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Cheap to clone; one per process.
@@ -65,14 +66,23 @@ impl Git {
         }))
     }
 
-    /// Makes ready what is there at start, so that no caller waits for it.
-    pub(crate) async fn run(&self, stop: Stop) {
+    /// Makes ready what is there at start, so that no caller waits for it; then begins the builds that pushes are owed by a
+    /// server that died over them, at once, and later those that were put off.
+    pub(crate) async fn run(&self, app: &App, stop: Stop) {
         while let Err(error) = self.root().await {
             if error.code == Code::Unsupported {
                 tracing::info!(reason = %error.public, "no git repositories");
                 return;
             }
             tracing::warn!(%error, "the git repositories are not ready; it is tried again");
+            if stop.or_drain(tokio::time::sleep(AGAIN)).await.is_none() {
+                return;
+            }
+        }
+        let mut since = Duration::ZERO;
+        while stop.or_drain(self.make_up(app, since)).await.is_some() {
+            // What is younger is in the hands of the push itself.
+            since = AGAIN;
             if stop.or_drain(tokio::time::sleep(AGAIN)).await.is_none() {
                 return;
             }

@@ -212,10 +212,21 @@ impl Git {
 
     /// Builds the agents that follow what was pushed. What keeps one from it is said, and is no fault of the push.
     async fn build(&self, pushing: &Pushing, settled: &Settled) -> Vec<String> {
-        let changed = settled.done.iter().filter(|u| !u.deletes());
-        let branches: Vec<String> = changed.filter_map(|u| u.branch().map(str::to_owned)).collect();
-        let (Ok(root), false) = (self.root().await, branches.is_empty()) else { return Vec::new() };
-        build_sources::pushed(&pushing.app, root, &pushing.caller, &settled.repo, &branches).await
+        let (Ok(root), false) = (self.root().await, settled.due.is_empty()) else { return Vec::new() };
+        build_sources::pushed(&pushing.app, root, &pushing.caller, &settled.repo, &settled.due).await
+    }
+
+    /// Begins the builds that pushes have been owed for that long.
+    pub(super) async fn make_up(&self, app: &App, since: Duration) {
+        let Ok(root) = self.root().await else { return };
+        match self.system().owed_builds(since).await {
+            Ok(owed) => {
+                for due in owed {
+                    build_sources::make_up(app, root, &due).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "builds that pushes are owed are looked for later"),
+        }
     }
 
     /// The refs on the disk tell: nobody else moves them before this is written down.

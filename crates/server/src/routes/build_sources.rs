@@ -5,9 +5,8 @@ use serde_json::json;
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, Error, NameOrId, RepoId, SpaceId};
 use wharf_git::{Found, Root};
-use wharf_store::agents::Follower;
-use wharf_store::repos::Repo;
-use wharf_store::{Caller, Store};
+use wharf_store::repos::{Due, Repo};
+use wharf_store::{Actor, Caller, Store};
 use wharf_wire::api;
 
 use super::builds::{Asked, begin, keep};
@@ -92,56 +91,99 @@ async fn of_commit(
     Ok(Asked::of(json!({"git": git, "repo": repo.id, "branch": found.branch}), Some(blob)))
 }
 
-/// Begins the builds of agents that follow branches of a push. Answers what the pusher reads of them.
-pub(crate) async fn pushed(
-    app: &App,
-    root: &Root,
-    caller: &Caller,
-    repo: &Repo,
-    branches: &[String],
-) -> Vec<String> {
-    let followers = async {
-        let mut scope = app.store.scope(caller, &NameOrId::Id(repo.space)).await?;
-        let space = scope.space()?.name.clone();
-        Ok::<_, Error>((space, scope.builds().following(repo.id, branches).await?))
-    };
-    let (space, followers) = match followers.await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(%error, repo = %repo.id, "whom a push builds could not be looked up");
-            return vec![
-                "agents that follow this repository could not be looked up; they are not built".to_owned(),
-            ];
-        }
-    };
+/// What became of a build that is owed.
+enum Begun {
+    Yes(api::Build),
+    /// By somebody else.
+    Already,
+    /// It may be begun later.
+    NotYet(Error),
+    /// It will not be, however often it is tried.
+    Never(Error),
+}
+
+/// Begins the builds that a push owes, as who pushed. Answers what the pusher reads of them.
+pub(crate) async fn pushed(app: &App, root: &Root, caller: &Caller, repo: &Repo, due: &[Due]) -> Vec<String> {
     let mut said = Vec::new();
-    for follower in followers {
-        let begun = begin_for(app, root, caller, repo, space.as_str(), &follower).await;
-        said.push(match begun {
-            Ok(build) => {
-                format!("build of agent {} begun; `wharf agent log {}` follows it", follower.name, build.id)
+    for due in due {
+        let name = &due.name;
+        match begin_owed(app, root, caller, repo, due).await {
+            Begun::Yes(build) => {
+                said.push(format!("build of agent {name} begun; `wharf agent log {}` follows it", build.id));
             }
-            Err(error) => format!("agent {} is not built: {}", follower.name, error.public),
-        });
+            Begun::Already => {}
+            Begun::NotYet(error) if error.code != Code::QuotaExceeded => {
+                tracing::info!(%error, agent = %name, "a build that a push owes is begun later");
+                said.push(format!("agent {name} is not built yet: {}; it is tried again", error.public));
+            }
+            // Who pushed is told, and knows better when to try again.
+            Begun::NotYet(error) | Begun::Never(error) => {
+                give_up(app, due, &error).await;
+                said.push(format!("agent {name} is not built: {}", error.public));
+            }
+        }
     }
     said
 }
 
-async fn begin_for(
-    app: &App,
-    root: &Root,
-    caller: &Caller,
-    repo: &Repo,
-    space: &str,
-    follower: &Follower,
-) -> Result<api::Build, Error> {
-    let branch = Some(follower.branch.as_str());
-    let found = root.find(repo.id, branch, &repo.default_branch).await?;
-    let found = found.ok_or_else(|| Error::not_found("branch", &follower.branch))?;
-    let at =
-        AgentPath { at: SpacePath { space: NameOrId::Id(repo.space) }, agent: NameOrId::Id(follower.agent) };
-    let asked = of_commit(&app.store, root, repo, space, &found, branch).await?;
-    begin(app, caller, &at, asked, None).await
+/// Tries until a build that is owed is given up, half a minute apart.
+const TRIES: i32 = 60;
+
+/// Begins a build that a push owes and that the server which took the push did not begin.
+pub(crate) async fn make_up(app: &App, root: &Root, due: &Due) {
+    let begun = async {
+        let caller = app.store.on_behalf(&due.by).await?;
+        let mut scope = app.store.scope(&caller, &due.space()).await?;
+        let repo = scope.repos().permit(&NameOrId::Id(due.repo), Verb::Get).await?.into_row();
+        drop(scope);
+        Ok(begin_owed(app, root, &caller, &repo, due).await)
+    };
+    let begun = begun.await.unwrap_or_else(judged);
+    match begun {
+        Begun::Yes(build) => {
+            tracing::info!(agent = %due.name, build = %build.id, push = %due.push, "began a build that a push was owed");
+        }
+        Begun::Already => {}
+        Begun::Never(error) => give_up(app, due, &error).await,
+        Begun::NotYet(error) => match app.store.system(Actor::Git).build_put_off(due).await {
+            Ok(tries) if tries >= TRIES => give_up(app, due, &error).await,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a build that a push owes is tried again later"),
+        },
+    }
+}
+
+async fn give_up(app: &App, due: &Due, error: &Error) {
+    tracing::info!(%error, agent = %due.name, push = %due.push, "a build that a push owes is given up");
+    if let Err(error) = app.store.system(Actor::Git).build_given_up(due, &error.public).await {
+        tracing::warn!(%error, agent = %due.name, "that a build is given up is not written down; it is tried again");
+    }
+}
+
+/// Whether it is worth trying again.
+fn judged(error: Error) -> Begun {
+    match error.code {
+        Code::Unavailable | Code::Timeout | Code::Internal | Code::QuotaExceeded | Code::RateLimited => {
+            Begun::NotYet(error)
+        }
+        Code::PreconditionFailed => Begun::Already,
+        _ => Begun::Never(error),
+    }
+}
+
+async fn begin_owed(app: &App, root: &Root, caller: &Caller, repo: &Repo, due: &Due) -> Begun {
+    let begun = async {
+        let scope = app.store.scope(caller, &due.space()).await?;
+        let space = scope.space()?.name.clone();
+        drop(scope);
+        let branch = Some(due.branch.as_str());
+        let found = root.find(repo.id, branch, &repo.default_branch).await?;
+        let found = found.ok_or_else(|| Error::not_found("branch", &due.branch))?;
+        let at = AgentPath { at: SpacePath { space: due.space() }, agent: NameOrId::Id(due.agent) };
+        let asked = of_commit(&app.store, root, repo, space.as_str(), &found, branch).await?;
+        begin(app, caller, &at, asked.owed_to(due), None).await
+    };
+    begun.await.map_or_else(judged, Begun::Yes)
 }
 
 #[cfg(test)]

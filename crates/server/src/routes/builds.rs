@@ -17,6 +17,7 @@ use wharf_domain::{BuildId, Code, Error, Name, NameOrId, SpaceId, limits};
 use wharf_ports::Topic;
 use wharf_store::agents::blobs::{Blob, Hasher};
 use wharf_store::agents::{Build, BuildState, NewBuild};
+use wharf_store::repos::Due;
 use wharf_store::sessions::NewSession;
 use wharf_store::{Caller, PageRequest, Permit, Store};
 use wharf_wire::api;
@@ -133,12 +134,19 @@ pub(crate) struct Asked {
     resources: Option<api::ResourcesPatch>,
     /// What the source's way in needs. What the build needs is in the source.
     network: Policy,
+    /// The push that it is owed to.
+    owed: Option<Due>,
 }
 
 impl Asked {
     /// Of source that Wharf has itself, kept by [`keep`]. `source` says where it came from, and is shown with the build.
     pub(crate) fn of(source: Value, blob: Option<Blob>) -> Self {
-        Self { source, blob, image: None, resources: None, network: Policy::default() }
+        Self { source, blob, image: None, resources: None, network: Policy::default(), owed: None }
+    }
+
+    /// The build settles what a push owes.
+    pub(crate) fn owed_to(self, due: &Due) -> Self {
+        Self { owed: Some(due.clone()), ..self }
     }
 }
 
@@ -156,6 +164,11 @@ pub(crate) async fn begin(
     }
     let agent = scope.agents().permit(&at.agent, Verb::Get).await?;
     let allowed = scope.builds().allow(&agent.name).await?;
+    if let Some(due) = &asked.owed
+        && !scope.builds().take_owed(due).await?
+    {
+        return Err(Error::new(Code::PreconditionFailed, "what the push owed was built meanwhile"));
+    }
     let defaults = view::defaults(scope.space()?.defaults.clone())?;
     let mut resources = defaults.resources.unwrap_or_default().over(app.settings.sessions.default_resources);
     if let Some(patch) = asked.resources {

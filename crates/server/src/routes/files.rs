@@ -131,7 +131,7 @@ pub(crate) async fn get_file(
     let path = at.path;
     if query.stat.0 {
         let found = computer
-            .ask(|host| {
+            .read(|host| {
                 let path = path.clone();
                 async move { host.stat(&path, false).await }
             })
@@ -139,7 +139,7 @@ pub(crate) async fn get_file(
         return Ok(Json(show(path, found)).into_response());
     }
     if query.list.0 {
-        let found = computer.ask(|host| {
+        let found = computer.read(|host| {
             let (path, cursor) = (path.clone(), query.cursor.clone());
             async move { host.list_files(&path, cursor.as_deref(), Some(limit)).await }
         });
@@ -150,7 +150,7 @@ pub(crate) async fn get_file(
     }
     if query.tar.0 {
         let bytes = computer
-            .ask(|host| {
+            .read(|host| {
                 let path = path.clone();
                 async move { host.read_tar(&path).await }
             })
@@ -158,7 +158,7 @@ pub(crate) async fn get_file(
         return Ok(([(header::CONTENT_TYPE, "application/x-tar")], streamed(computer, bytes)).into_response());
     }
     let found = computer
-        .ask(|host| {
+        .read(|host| {
             let path = path.clone();
             async move { host.read_file(&path, range).await }
         })
@@ -256,24 +256,33 @@ pub(crate) async fn put_file(
     let written = if query.tar.0 {
         let done =
             computer.host().write_tar(&at.path, query.owner.as_deref(), query.parents.0, content).await;
-        let done = done.map_err(broken_upload)?;
+        let done = match done {
+            Ok(done) => done,
+            Err(e) => return Err(broken_upload(&computer, e).await.into()),
+        };
         api::Written { bytes: done.bytes, size_bytes: None, members: Some(done.members) }
     } else {
         let options =
             host::WriteOptions { mode, owner: query.owner, parents: query.parents.0, append: query.append.0 };
-        let done = computer.host().write_file(&at.path, &options, content).await.map_err(broken_upload)?;
+        let done = match computer.host().write_file(&at.path, &options, content).await {
+            Ok(done) => done,
+            Err(e) => return Err(broken_upload(&computer, e).await.into()),
+        };
         api::Written { bytes: done.bytes, size_bytes: Some(done.size), members: None }
     };
     Ok(Json(written))
 }
 
 /// An upload that breaks off is the caller's doing as often as the host's.
-fn broken_upload(error: HostError) -> Error {
+async fn broken_upload(computer: &Computer, error: HostError) -> Error {
     match error {
-        HostError::Broken(_) => {
-            Error::new(Code::BadRequest, "the body ended before it was complete; nothing was replaced")
-                .because(error)
-        }
+        HostError::Broken(_) => match computer.broken(error).await {
+            closed if closed.code == Code::InvalidState => closed,
+            error => {
+                Error::new(Code::BadRequest, "the body ended before it was complete; nothing was replaced")
+                    .because(error)
+            }
+        },
         other => other.into(),
     }
 }

@@ -171,7 +171,7 @@ async fn stat(computer: &mut Computer, path: &str) -> Result<FileInfo, Error> {
         let path = path.to_owned();
         async move { host.stat(&path, false).await }
     };
-    computer.ask(asked).await.map_err(|e| match e.code {
+    computer.read(asked).await.map_err(|e| match e.code {
         Code::NotFound => {
             Error::new(Code::InvalidReference, format!("there is no {path} in the session")).field("paths")
         }
@@ -191,7 +191,7 @@ async fn copy_directory(
         let mut cursor: Option<String> = None;
         loop {
             let page = computer
-                .ask(|host: HostClient| {
+                .read(|host: HostClient| {
                     let (directory, cursor) = (directory.clone(), cursor.clone());
                     async move { host.list_files(&directory, cursor.as_deref(), Some(PAGE)).await }
                 })
@@ -230,7 +230,7 @@ async fn copy_file(
         let path = path.to_owned();
         async move { host.read_file(&path, None).await }
     };
-    let mut content = match computer.ask(asked).await {
+    let mut content = match computer.read(asked).await {
         Ok(content) => content,
         // It went away, or became something else, after it was listed.
         Err(error) if matches!(error.code, Code::NotFound | Code::InvalidState) => {

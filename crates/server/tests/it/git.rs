@@ -731,6 +731,93 @@ async fn a_server_that_was_killed_finds_its_pushes_and_directories_again() {
     harbour.sound().await;
 }
 
+/// The commits that are built, in order.
+async fn builds(admin: &Caller) -> Vec<String> {
+    let all = admin.get("/v1/spaces/lab/builds").await.expect(200);
+    let commit = |b: &Value| b["source"]["git"]["commit"].as_str().unwrap().to_owned();
+    all["items"].as_array().unwrap().iter().map(commit).collect()
+}
+
+/// Another server over the same database and disk, as after a start.
+async fn next_server(harbour: &Harbour) -> tokio::task::JoinHandle<()> {
+    let app = &harbour.lab.app;
+    let git = Git::new(&harbour.lab.store, &app.settings, hook_program());
+    let app = App { git, ..app.clone() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stop = app.stop.clone();
+    tokio::spawn(wharf_server::run(wharf_server::Serve { app, listener, metrics: None }, stop))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_whose_server_was_killed_is_built_by_the_next_one_and_once() {
+    let harbour = Harbour::new().await;
+    let admin = &harbour.admin;
+    let ada = harbour.begun("ada").await;
+    ada.ok(&["push", "-q", "origin", "main"]).await;
+    let first = harbour.head("main").await.unwrap();
+    admin.post("/v1/spaces/lab/agents", json!({"name": "keel"})).await.expect(201);
+    let body = json!({"git": {"url": "/git/lab/demo.git"}});
+    admin.post("/v1/spaces/lab/agents/keel/build", body).await.expect(202);
+
+    // As far as a server gets that dies between the move of the refs and the word of it.
+    let second = ada.write("readme", b"two\n", "two").await;
+    hook(&harbour, "post-receive", "#!/bin/sh\nexec sleep 60\n").await;
+    let push = tokio::spawn(client(&ada.home, &ada.dir).args(["push", "-q", "origin", "main"]).output());
+    let root = harbour.root();
+    until(|| async { sleeping(&workers(&root)) }).await;
+    assert_eq!(builds(admin).await, [first.as_str()]);
+    let next = next_server(&harbour).await;
+    until(|| async { builds(admin).await == [first.as_str(), second.as_str()] }).await;
+    let by = &admin.get("/v1/spaces/lab/builds").await.expect(200)["items"][1]["created_by"];
+    assert_eq!(by, "admin", "as who pushed");
+    // What it left is cleared away, and builds nothing twice.
+    for pid in workers(&harbour.root()) {
+        kill(pid);
+    }
+    push.await.unwrap().unwrap();
+    next.abort();
+    let again = next_server(&harbour).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(builds(admin).await, [first.as_str(), second.as_str()]);
+    again.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_owed_to_a_token_that_is_gone_is_given_up_and_that_is_on_record() {
+    let harbour = Harbour::new().await;
+    let admin = &harbour.admin;
+    let ada = harbour.begun("ada").await;
+    ada.ok(&["push", "-q", "origin", "main"]).await;
+    let first = harbour.head("main").await.unwrap();
+    admin.post("/v1/spaces/lab/agents", json!({"name": "keel"})).await.expect(201);
+    let body = json!({"git": {"url": "/git/lab/demo.git"}});
+    admin.post("/v1/spaces/lab/agents/keel/build", body).await.expect(202);
+    admin.post("/v1/service-accounts", json!({"name": "robot"})).await.expect(201);
+    let binding = json!({"role": "developer", "principal": "service-account/robot", "space": "lab"});
+    admin.post("/v1/role-bindings", binding).await.expect(201);
+    let path = "/v1/service-accounts/robot/tokens";
+    let token = admin.post(path, json!({"name": "push"})).await.expect(201);
+    ada.write("readme", b"two\n", "two").await;
+    hook(&harbour, "post-receive", "#!/bin/sh\nexec sleep 60\n").await;
+    let url = harbour.url("x", token["token"].as_str().unwrap());
+    let push = tokio::spawn(client(&ada.home, &ada.dir).args(["push", "-q", &url, "main"]).output());
+    let root = harbour.root();
+    until(|| async { sleeping(&workers(&root)) }).await;
+    admin.delete(&format!("{path}/{}", token["id"].as_str().unwrap())).await.expect(204);
+    let next = next_server(&harbour).await;
+    let failed =
+        async || admin.get("/v1/audit?verb=create&outcome=failed").await.expect(200)["items"].clone();
+    until(|| async { !failed().await.as_array().unwrap().is_empty() }).await;
+    let entry = failed().await[0].clone();
+    assert!(entry["detail"]["reason"].as_str().unwrap().contains("token"), "{entry}");
+    assert_eq!(builds(admin).await, [first.as_str()]);
+    for pid in workers(&harbour.root()) {
+        kill(pid);
+    }
+    push.await.unwrap().unwrap();
+    next.abort();
+}
+
 /// A request by hand, for what no client does on purpose.
 async fn raw(harbour: &Harbour, head: &str) -> TcpStream {
     use base64::Engine as _;

@@ -5,6 +5,7 @@
 mod agents;
 mod auth;
 mod builds;
+mod closing;
 mod desk;
 mod desktop;
 mod exec;

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::rbac::{Grant, Rights, Rule};
-use wharf_domain::{Code, Error, Plain, PrincipalId, SpaceId, TokenId};
+use wharf_domain::{Code, Error, Plain, PrincipalId, RequestId, SpaceId, TokenId};
 
 use crate::access::keys::Claims;
 use crate::access::{cover, tokens};
@@ -15,6 +15,7 @@ use crate::caller::{
     Caller, Credential, CredentialKind, Identity, PrincipalKind, RequestMeta, unauthenticated,
 };
 use crate::error::OrDomain as _;
+use crate::repos::Pusher;
 use crate::spaces::{from_json, time, time_opt};
 use crate::store::Store;
 
@@ -165,6 +166,45 @@ impl Store {
         cover::may_impersonate(&own, &identity, &rights)?;
         let credential = CredentialKind::Impersonation;
         Ok(Caller { identity, impersonator: Some(impersonator), rights: Arc::new(rights), meta, credential })
+    }
+
+    /// As whom a push was made, for what is done in its name when it is over. What they may is what they may now: a login
+    /// that has ended since takes nothing back, an account that is disabled and an API token that is gone do.
+    pub async fn on_behalf(&self, of: &Pusher) -> Result<Caller, Error> {
+        let meta = RequestMeta { request_id: RequestId::new(), address: None };
+        if let Some(token) = of.token {
+            return self.by_token_id(token, meta).await;
+        }
+        let row = sqlx::query(concat!(
+            "select p.id, p.kind, p.name, p.disabled, ",
+            grants_of!("p.id"),
+            " as grants, i.id as by_id, i.kind as by_kind, i.name as by_name, i.disabled as by_disabled,
+                case when i.id is not null then ",
+            grants_of!("i.id"),
+            " end as by_grants
+             from principals p left join principals i on i.id = $2 where p.id = $1"
+        ))
+        .bind(of.principal.uuid())
+        .bind(of.impersonator.map(PrincipalId::uuid))
+        .fetch_optional(self.pool())
+        .await
+        .or_domain()?
+        .ok_or_else(|| unauthenticated("who pushed is no longer there"))?;
+        let identity = identity(&row, "id", "kind", "name", "disabled")?;
+        let rights = Rights { grants: grants(row.try_get("grants").or_domain()?)?, subset: None };
+        let rights = Arc::new(rights);
+        let Some(by) = of.impersonator else {
+            let credential = CredentialKind::Password;
+            return Ok(Caller { identity, impersonator: None, rights, meta, credential });
+        };
+        if row.try_get::<Option<Uuid>, _>("by_id").or_domain()? != Some(by.uuid()) {
+            return Err(unauthenticated("who acted as the pusher is no longer there"));
+        }
+        let impersonator = self::identity(&row, "by_id", "by_kind", "by_name", "by_disabled")?;
+        let own = Rights { grants: grants(row.try_get("by_grants").or_domain()?)?, subset: None };
+        cover::may_impersonate(&own, &identity, &rights)?;
+        let credential = CredentialKind::Impersonation;
+        Ok(Caller { identity, impersonator: Some(impersonator), rights, meta, credential })
     }
 
     async fn by_api_token(&self, text: &str, meta: RequestMeta) -> Result<Caller, Error> {

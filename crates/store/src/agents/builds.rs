@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::rbac::{Resource, Verb};
-use wharf_domain::{AgentId, BuildId, Error, Name, RepoId, SessionId, SpaceId, Time};
+use wharf_domain::{AgentId, BuildId, Error, Name, SessionId, SpaceId, Time};
 use wharf_ports::Topic;
 
 use super::Agent;
@@ -85,7 +85,7 @@ pub struct Line {
     pub at: Time,
 }
 
-pub struct Builds<'s>(&'s mut Scope);
+pub struct Builds<'s>(pub(crate) &'s mut Scope);
 
 impl Scope {
     pub fn builds(&mut self) -> Builds<'_> {
@@ -121,6 +121,9 @@ impl Builds<'_> {
             "with b as (
                 insert into builds (id, space_id, agent_id, state, source, blob_id, session_id, created_by, created_at)
                 values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8) returning *
+             ), o as (
+                -- What a push owed to the agent before this is behind it.
+                delete from push_builds where agent_id = $3
              ) select ",
             build_columns!(),
             " from b join agents a on a.id = b.agent_id"
@@ -182,46 +185,6 @@ impl Builds<'_> {
         .or_domain()?;
         let rows = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(request.page(rows, |b| b.id.uuid()))
-    }
-}
-
-/// An agent whose newest build came from a branch of one of the space's repositories: it follows that branch.
-#[derive(Clone, Debug)]
-pub struct Follower {
-    pub agent: AgentId,
-    pub name: Name,
-    pub branch: String,
-}
-
-/// Agents that one push builds.
-const FOLLOWERS: i64 = 20;
-
-impl Builds<'_> {
-    /// Agents that follow one of these branches.
-    pub async fn following(&mut self, repo: RepoId, branches: &[String]) -> Result<Vec<Follower>, Error> {
-        let space = self.0.space()?.id;
-        let rows = sqlx::query(
-            "select a.id, a.name, n.source ->> 'branch' as branch from agents a cross join lateral
-                (select source from builds b where b.agent_id = a.id order by b.id desc limit 1) n
-             where a.space_id = $1 and n.source ->> 'repo' = $2 and n.source ->> 'branch' = any($3)
-             order by a.name limit $4",
-        )
-        .bind(space.uuid())
-        .bind(repo.to_string())
-        .bind(branches)
-        .bind(FOLLOWERS)
-        .fetch_all(self.0.tx()?)
-        .await
-        .or_domain()?;
-        rows.iter()
-            .map(|row| {
-                Ok(Follower {
-                    agent: AgentId::from_uuid(row.try_get("id").or_domain()?),
-                    name: name(row, "name")?,
-                    branch: row.try_get("branch").or_domain()?,
-                })
-            })
-            .collect()
     }
 }
 

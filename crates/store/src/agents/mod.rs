@@ -21,7 +21,7 @@ use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 
-pub use builds::{Build, BuildState, Follower, Line, NewBuild};
+pub use builds::{Build, BuildState, Line, NewBuild};
 pub use versions::Version;
 
 #[derive(Clone, Debug, Serialize)]

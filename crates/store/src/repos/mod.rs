@@ -1,9 +1,11 @@
 //! Git repositories of a space, as rows. Their content lies on the server's disk (crate `git`); a row and its directory
 //! are made one after the other and brought together again at start.
 
+mod due;
 mod pushes;
 mod work;
 
+pub use due::{Due, Pusher};
 pub use pushes::NewPush;
 pub use work::{KeptRepo, OpenPush, Settled};
 

@@ -4,9 +4,9 @@
 use serde_json::json;
 use wharf_domain::rbac::Verb;
 use wharf_domain::repo::RefUpdate;
-use wharf_domain::{Code, Error, PushId};
+use wharf_domain::{Code, Error, PrincipalId, PushId, TokenId};
 
-use super::{Repo, Repos};
+use super::{Pusher, Repo, Repos};
 use crate::audit::Outcome;
 use crate::error::OrDomain as _;
 use crate::permit::Permit;
@@ -61,9 +61,11 @@ impl Repos<'_> {
         }
         self.0.reserve(Delta { git_bytes: push.bytes as i64, ..Delta::default() }).await?;
         let by = self.0.caller().identity().name.clone();
+        let pusher = Pusher::of(self.0.caller());
         sqlx::query(
             "with r as (update repos set bytes = bytes + $2 where id = $1)
-             insert into repo_pushes (id, repo_id, updates, rewinds, pushed_by, created_at) values ($3, $1, $4, $5, $6, $7)",
+             insert into repo_pushes (id, repo_id, updates, rewinds, pushed_by, created_at, principal, token, impersonator)
+             values ($3, $1, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(permit.id.uuid())
         .bind(push.bytes as i64)
@@ -72,6 +74,9 @@ impl Repos<'_> {
         .bind(push.rewinds)
         .bind(by)
         .bind(self.0.now().to_utc())
+        .bind(pusher.principal.uuid())
+        .bind(pusher.token.map(TokenId::uuid))
+        .bind(pusher.impersonator.map(PrincipalId::uuid))
         .execute(self.0.tx()?)
         .await
         .or_domain()?;

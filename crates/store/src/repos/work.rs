@@ -6,7 +6,7 @@ use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::repo::{Branch, RefUpdate};
 use wharf_domain::{Error, PushId, RepoId, SpaceId};
 
-use super::{Repo, columns, kept, read};
+use super::{Due, Pusher, Repo, columns, due, kept, read};
 use crate::audit::Outcome;
 use crate::error::OrDomain as _;
 use crate::events::Event;
@@ -42,10 +42,12 @@ pub struct Settled {
     pub done: Vec<RefUpdate>,
     /// The collector has something to do.
     pub garbage: bool,
+    /// Builds that are owed for it.
+    pub due: Vec<Due>,
 }
 
 impl System {
-    fn may_keep_repos(&self, space: Option<SpaceId>) -> Result<(), Error> {
+    pub(super) fn may_keep_repos(&self, space: Option<SpaceId>) -> Result<(), Error> {
         if self.caller.may(space, Resource::Repos, Verb::Update, None) {
             return Ok(());
         }
@@ -122,7 +124,7 @@ impl System {
             return Ok(None);
         };
         let old: i64 = old.try_get("bytes").or_domain()?;
-        let Some(open) = sqlx::query("delete from repo_pushes where id = $1 returning rewinds, pushed_by")
+        let Some(open) = sqlx::query("delete from repo_pushes where id = $1 returning rewinds, pushed_by, principal, token, impersonator")
             .bind(push.id.uuid())
             .fetch_optional(scope.tx()?)
             .await
@@ -160,8 +162,14 @@ impl System {
             let detail = json!({"push": push.id, "by": by, "refs_not_changed": failed});
             scope.audit_as("push", "repos", Some(id), name, Outcome::Failed, detail);
         }
+        let changed = done.iter().filter(|u| !u.deletes());
+        let branches: Vec<String> = changed.filter_map(|u| u.branch().map(str::to_owned)).collect();
+        let due = match Pusher::read(&open)? {
+            Some(pusher) if !branches.is_empty() => due::owe(&mut scope, push, pusher, &branches).await?,
+            _ => Vec::new(),
+        };
         scope.commit().await?;
-        Ok(Some(Settled { repo, done: done.to_vec(), garbage }))
+        Ok(Some(Settled { repo, done: done.to_vec(), garbage, due }))
     }
 
     /// What a repository takes on the disk, after the collector was there.

@@ -32,7 +32,8 @@ pub enum Ended {
 
 impl Sessions<'_> {
     /// Wants the session running, closed or deleted. Closing waits for no turn: the one that runs is cancelled with
-    /// reason `closed`, queued messages stay queued and run after the restore.
+    /// reason `closed`, queued messages stay queued and run after the restore. A close is carried through: a restore
+    /// that comes before its end brings up what comes after it.
     pub async fn desire(
         &mut self,
         permit: &Permit<SessionRow>,
@@ -69,6 +70,7 @@ impl Sessions<'_> {
         let now = self.0.now();
         sqlx::query(
             "update sessions set desired = $2,
+                closing = closing or $2 = 'closed' and state in ('init', 'idle', 'busy'),
                 deleted_at = case when $2 = 'deleted' then $3 else deleted_at end,
                 last_used_at = case when $2 = 'running' then $3 else last_used_at end,
                 failures = case when $2 = 'running' and state = 'closed' then 0 else failures end,
@@ -148,13 +150,17 @@ impl Sessions<'_> {
         Ok(ended.map_or(Ended::Nothing, Ended::Turn))
     }
 
-    /// Makes sure that the session's files can be served: a closed one gets a small computer for [`HOLD`] from now,
-    /// its state stays `closed`. Wait for [`SessionRow::endpoint`] after the commit.
+    /// Makes sure that the session's files can be served: a closed one, or one that is about to be, gets a small computer
+    /// for [`HOLD`] from now, its state stays `closed`. Wait for [`SessionRow::endpoint`] after the commit.
     pub async fn hold(&mut self, permit: &Permit<SessionRow>) -> Result<(), Error> {
-        let s = permit.row();
+        self.hold_as(permit, permit.row()).await
+    }
+
+    /// As [`Self::hold`], of a session that was looked at again since.
+    pub async fn hold_as(&mut self, permit: &Permit<SessionRow>, s: &SessionRow) -> Result<(), Error> {
         match (s.state, s.desired) {
             (State::Error, _) => return Err(refused(s, "open for its files", "restore it first")),
-            (State::Closed, Desired::Closed) => {}
+            (_, Desired::Closed) => {}
             // It runs, or will in a moment.
             _ => return Ok(()),
         }
@@ -178,6 +184,24 @@ impl Sessions<'_> {
         );
         self.0.wake(wharf_ports::Topic::Session(s.id));
         Ok(())
+    }
+
+    /// Says of an idle session whose time is nearly over that it is used again, before it is. False when the close was
+    /// quicker.
+    pub async fn stay_open(&mut self, permit: &Permit<SessionRow>) -> Result<bool, Error> {
+        let stays = sqlx::query(
+            "update sessions set last_used_at = greatest(last_used_at, $2)
+             where id = $1 and desired = 'running' and not closing",
+        )
+        .bind(permit.row().id.uuid())
+        .bind(self.0.now().to_utc());
+        // Those who hold the row write it themselves; for the others it is as the uses that are written once a second.
+        let done = if super::holds_the_row(permit.verb()) {
+            stays.execute(self.0.tx()?).await
+        } else {
+            stays.execute(self.0.store.pool()).await
+        };
+        Ok(done.or_domain()?.rows_affected() > 0)
     }
 }
 

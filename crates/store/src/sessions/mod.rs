@@ -103,19 +103,20 @@ impl Sessions<'_> {
             NameOrId::Id(id) => (Some(id.uuid()), None),
             NameOrId::Name(name) => (None, Some(name.as_str())),
         };
-        let sql = match verb {
-            Verb::Get | Verb::List | Verb::Watch | Verb::Exec => concat!(
-                "select ",
-                session_columns!(),
-                " from sessions s where s.space_id = $1 and (s.id = $2 or (s.name = $3 and s.deleted_at is null)) \
-                  and (s.deleted_at is null or $4)"
-            ),
-            _ => concat!(
+        let sql = if holds_the_row(verb) {
+            concat!(
                 "select ",
                 session_columns!(),
                 " from sessions s where s.space_id = $1 and (s.id = $2 or (s.name = $3 and s.deleted_at is null)) \
                   and (s.deleted_at is null or $4) for update"
-            ),
+            )
+        } else {
+            concat!(
+                "select ",
+                session_columns!(),
+                " from sessions s where s.space_id = $1 and (s.id = $2 or (s.name = $3 and s.deleted_at is null)) \
+                  and (s.deleted_at is null or $4)"
+            )
         };
         let row = sqlx::query(sql)
             .bind(space)
@@ -207,6 +208,11 @@ impl Sessions<'_> {
         self.0.wake(wharf_ports::Topic::Session(s.id));
         self.0.wake(wharf_ports::Topic::SessionLog(s.id));
     }
+}
+
+/// Whether a permit for the verb locks the session until its scope ends.
+fn holds_the_row(verb: Verb) -> bool {
+    !matches!(verb, Verb::Get | Verb::List | Verb::Watch | Verb::Exec)
 }
 
 /// The error of a refused transition.

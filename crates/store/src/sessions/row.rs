@@ -10,6 +10,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::image::ImageRef;
+use wharf_domain::plan::held_until;
 use wharf_domain::quota::Resources;
 use wharf_domain::rbac::Resource;
 use wharf_domain::session::{Desired, State, TurnState};
@@ -36,6 +37,8 @@ pub struct SessionRow {
     pub state: State,
     pub state_reason: Option<String>,
     pub desired: Desired,
+    /// A close was asked for and is not done, whatever is wanted by now: its computer is about to end.
+    pub closing: bool,
     pub resource_version: i64,
     pub image: ImageRef,
     pub runtime: String,
@@ -102,8 +105,10 @@ impl SessionRow {
     /// Its computer, when it may be used: the session runs and shall run, or is closed and held for its files.
     pub fn endpoint(&self, now: Time) -> Option<&Computer> {
         let usable = match (self.state, self.desired) {
-            (State::Idle | State::Busy, Desired::Running) => true,
-            (State::Closed, Desired::Closed) => self.hold_until.is_some_and(|t| t > now),
+            (State::Idle | State::Busy, Desired::Running) => !self.closing,
+            (State::Closed, Desired::Closed) => {
+                held_until(self.hold_until, self.in_use_until).is_some_and(|t| t > now)
+            }
             _ => false,
         };
         self.computer.as_ref().filter(|_| usable && !self.suspect)
@@ -113,6 +118,7 @@ impl SessionRow {
     pub fn ready(&self) -> bool {
         matches!(self.state, State::Idle | State::Busy)
             && self.desired == Desired::Running
+            && !self.closing
             && self.computer.is_some()
     }
 }
@@ -243,7 +249,7 @@ impl Row for ImageRow {
 /// Columns of [`SessionRow`] of a table or alias `s`.
 macro_rules! session_columns {
     () => {
-        "s.id, s.space_id, s.name, s.state, s.state_reason, s.desired, s.resource_version, s.image_name, s.image_digest, \
+        "s.id, s.space_id, s.name, s.state, s.state_reason, s.desired, s.closing, s.resource_version, s.image_name, s.image_digest, \
          s.runtime, s.volume_id, s.volume_made, s.jail_id, s.host_socket, s.warm, s.incarnation, s.started_at, \
          s.suspect, s.cpu_millis, s.memory_mib, s.disk_mib, s.pids, s.agent, s.agents, s.env, s.network, s.instructions, \
          s.setup, s.setup_done, s.allow_root, s.idle_timeout_seconds, s.turn_timeout_seconds, s.last_used_at, \
@@ -328,6 +334,7 @@ pub(super) fn session(row: &PgRow) -> Read<SessionRow> {
         state: word(row, "state")?,
         state_reason: row.try_get("state_reason")?,
         desired: word(row, "desired")?,
+        closing: row.try_get("closing")?,
         resource_version: row.try_get("resource_version")?,
         image: image(row)?,
         runtime: row.try_get("runtime")?,

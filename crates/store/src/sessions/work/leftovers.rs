@@ -37,7 +37,7 @@ impl Work {
     pub async fn alive(&self) -> Result<Vec<Alive>, Error> {
         let rows = sqlx::query(
             "select id, runtime, case when host_socket is null then 0 else incarnation end as incarnation,
-                state = 'idle' and (desired <> 'running'
+                state = 'idle' and (desired <> 'running' or closing
                     or exists (select from turns t where t.session_id = s.id and t.state = 'queued'))
                 or state = 'closed' and desired = 'running' as waiting
              from sessions s

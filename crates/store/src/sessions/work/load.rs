@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 use wharf_domain::plan::{Origin, RunningTurn as TurnFact, Wanted};
 use wharf_domain::session::State;
-use wharf_domain::{Error, SessionId, SnapshotId, Time, TurnId};
+use wharf_domain::{Code, Error, SessionId, SnapshotId, Time, TurnId};
 
 use super::{LEASE, Work};
 use crate::error::OrDomain as _;
@@ -44,8 +44,23 @@ pub enum Claim {
     Gone,
 }
 
+/// Claims that had to wait for a change of the row, in a row.
+const CLAIMS: usize = 20;
+
 impl Work {
     pub async fn claim(&self, id: SessionId) -> Result<Claim, Error> {
+        for _ in 0..CLAIMS {
+            if let Some(claim) = self.try_claim(id).await? {
+                return Ok(claim);
+            }
+        }
+        Err(Error::new(Code::PreconditionFailed, format!("session {id} is changed all the time")))
+    }
+
+    /// `None` when the row was changed while the claim waited for its lock: the row is the one after the change then, and
+    /// all that was read beside it is from before. A plan of both would delete the files of a session under the snapshot
+    /// that was asked for a moment before the deletion.
+    async fn try_claim(&self, id: SessionId) -> Result<Option<Claim>, Error> {
         let now = self.store.now();
         let row = sqlx::query(concat!(
             "with s as (
@@ -66,8 +81,10 @@ impl Work {
                exists (select from snapshots p where p.session_id = s.id and p.deleted_at is not null
                        and p.gone_at is null) as doomed,
                (o.state <> 'pending' or exists (select from sessions q where q.id = o.session_id and q.gone_at is null))
-                   as origin_comes, o.state as origin_state, o.state_reason as origin_reason, o.gone_at is not null as origin_gone
-             from s left join turns t on t.session_id = s.id and t.state = 'running'
+                   as origin_comes, o.state as origin_state, o.state_reason as origin_reason, o.gone_at is not null as origin_gone,
+               (b.desired, b.state, b.closing, b.last_seq, b.resource_version)
+                   = (s.desired, s.state, s.closing, s.last_seq, s.resource_version) as of_one_moment
+             from s join sessions b on b.id = s.id left join turns t on t.session_id = s.id and t.state = 'running'
                     left join snapshots o on o.id = s.parent_snapshot and not s.volume_made"
         ))
         .bind(id.uuid())
@@ -78,8 +95,11 @@ impl Work {
         .fetch_optional(self.store.pool())
         .await
         .or_domain()?;
-        let Some(row) = row else { return self.holder(id).await };
-        read(&row).map(|t| Claim::Mine(Box::new(t))).or_domain()
+        let Some(row) = row else { return self.holder(id).await.map(Some) };
+        if !row.try_get::<bool, _>("of_one_moment").or_domain()? {
+            return Ok(None);
+        }
+        read(&row).map(|t| Some(Claim::Mine(Box::new(t)))).or_domain()
     }
 
     async fn holder(&self, id: SessionId) -> Result<Claim, Error> {
@@ -147,6 +167,7 @@ impl Task {
         Wanted {
             desired: s.desired,
             state: s.state,
+            closing: s.closing,
             resources: s.resources,
             origin: self.origin.clone(),
             volume: s.volume_made,

@@ -182,7 +182,7 @@ impl Work {
     /// Whether the session is still wanted running, and ours.
     pub async fn still_running(&self, task: &Task) -> Result<bool, Error> {
         sqlx::query_scalar(
-            "select exists (select from sessions where id = $1 and lease_token = $2 and desired = 'running')",
+            "select exists (select from sessions where id = $1 and lease_token = $2 and desired = 'running' and not closing)",
         )
         .bind(task.id().uuid())
         .bind(task.token)
@@ -207,8 +207,8 @@ impl Work {
         let closed = sqlx::query_scalar::<_, i64>(
             "with s as (
                 update sessions s
-                set desired = 'closed', resource_version = resource_version + 1, updated_at = $3
-                where id = $1 and lease_token = $2 and state = 'idle' and desired = 'running'
+                set desired = 'closed', closing = true, resource_version = resource_version + 1, updated_at = $3
+                where id = $1 and lease_token = $2 and state = 'idle' and desired = 'running' and not closing
                   and idle_timeout_seconds > 0
                   and greatest(last_used_at, in_use_until) + make_interval(secs => idle_timeout_seconds) <= $3
                   and not exists (select from turns t where t.session_id = s.id and t.state = 'queued')
