@@ -29,6 +29,7 @@ declare -A wants=(
 )
 if [[ "${1:-}" == "--test" ]]; then
     wants[busybox-static]="/bin/busybox"
+    wants[zstd]="/usr/bin/zstd"
     wants[python3-venv]="/usr/share/doc/python3-venv"
     wants[xvfb]="/usr/bin/Xvfb"
     wants[openbox]="/usr/bin/openbox"

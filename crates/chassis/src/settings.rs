@@ -274,6 +274,24 @@ impl Default for Git {
     }
 }
 
+/// Builds of agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Builds {
+    /// Builds of one operator at the same time.
+    pub parallel: u32,
+    /// Builds of one space at the same time; the others of it wait, and those of other spaces do not.
+    pub per_space: u32,
+    /// How long the commands of one build may take.
+    pub max_seconds: u32,
+}
+
+impl Default for Builds {
+    fn default() -> Self {
+        Self { parallel: 8, per_space: 2, max_seconds: 3600 }
+    }
+}
+
 /// How long what is over is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -338,6 +356,7 @@ pub struct Settings {
     pub sessions: Sessions,
     pub gateway: Gateway,
     pub git: Git,
+    pub builds: Builds,
     pub retention: Retention,
     pub log: Log,
     /// How long a drain may take before the rest is ended.
@@ -366,6 +385,7 @@ impl Default for Settings {
             sessions: Sessions::default(),
             gateway: Gateway::default(),
             git: Git::default(),
+            builds: Builds::default(),
             retention: Retention::default(),
             log: Log::default(),
             shutdown_seconds: 20,

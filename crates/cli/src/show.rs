@@ -266,6 +266,7 @@ impl Show for api::Build {
         let style = match self.state {
             api::BuildState::Succeeded => Style::Good,
             api::BuildState::Failed => Style::Bad,
+            api::BuildState::Cancelled => Style::Dim,
             api::BuildState::Queued | api::BuildState::Running => Style::Busy,
         };
         vec![

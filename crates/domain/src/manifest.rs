@@ -181,6 +181,17 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What is asked for here, and what it leaves open as `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.or(other.cpu_millis),
+            memory_mib: self.memory_mib.or(other.memory_mib),
+            disk_mib: self.disk_mib.or(other.disk_mib),
+            pids: self.pids.or(other.pids),
+        }
+    }
+
     /// `base` with what is asked for here.
     #[must_use]
     pub fn over(self, base: Resources) -> Resources {
@@ -251,7 +262,31 @@ impl Recognised {
     }
 }
 
+/// Where a package wants to be built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub image: Option<Name>,
+    pub resources: Limits,
+}
+
+/// What the text of a `wharf.toml` says of where it is built. One that does not read says nothing: its build tells why.
+pub fn place(text: &str) -> Place {
+    if text.len() > BYTES {
+        Place::default()
+    } else {
+        raw::Raw::parse(text).map_or_else(|_| Place::default(), raw::Raw::place)
+    }
+}
+
 impl Manifest {
+    /// Where it is built: what it says of its sessions' image holds for the build where nothing else is said.
+    pub fn place(&self) -> Place {
+        Place {
+            image: self.build.image.clone().or_else(|| self.image.clone()),
+            resources: self.build.resources,
+        }
+    }
+
     /// Reads `wharf.toml`. What it does not say of the build is taken from the other files of the package.
     pub fn parse(text: &str, source: &dyn Source) -> Result<Self> {
         if text.len() > BYTES {

@@ -49,6 +49,22 @@ impl Root {
         Ok((code == Some(0) && !commit.is_empty()).then_some(commit))
     }
 
+    /// The text of a file at the top of a commit; none where it is not there, is no text, or has more than so many bytes.
+    pub async fn text(&self, id: RepoId, commit: &str, file: &str, most: usize) -> Result<Option<String>> {
+        let named = format!("{commit}:{file}");
+        let mut command = self.git(Some(id));
+        command.args(["cat-file", "-s"]).arg(&named);
+        let (code, size, _) = ask(command, "cat-file").await?;
+        let size = String::from_utf8_lossy(&size).trim().parse::<usize>();
+        if code != Some(0) || size.map_or(true, |size| size > most) {
+            return Ok(None);
+        }
+        let mut command = self.git(Some(id));
+        command.args(["cat-file", "blob"]).arg(&named);
+        let (code, text, _) = ask(command, "cat-file").await?;
+        Ok(String::from_utf8(text).ok().filter(|_| code == Some(0)))
+    }
+
     /// A commit's files as a tar. It ends with an error when git does.
     pub fn archive(
         &self,

@@ -2,12 +2,17 @@
 //!
 //! A build is leased like a session. Each step may be repeated: whoever takes over begins with an empty directory. What the
 //! package's own commands do wrong fails the build with their log; what breaks around it is tried again a few times. The computer is an
-//! ordinary session with the egress the manifest asks for, and is deleted with the end of its build.
+//! ordinary session with the image, the limits and the egress the manifest asks for, and is deleted with the end of its build.
+//!
+//! No space holds up the others: each has a few at a time, and the one with the fewest at work is next.
 
 mod cache;
+mod entry;
+mod place;
 mod site;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,15 +28,19 @@ use wharf_domain::{Code, Error};
 use wharf_ports::{Topic, Wake};
 use wharf_store::Store;
 use wharf_store::agents::work::{BUILD_LEASE, BuildTask, BuildWork};
+use wharf_store::sessions::SessionRow;
 
+use crate::operator::Inner;
 use site::{Site, network};
 
-/// Builds of one operator at the same time.
-const PARALLEL: usize = 2;
 /// Attempts of a build whose surroundings break.
 const ATTEMPTS: i32 = 3;
 /// Seconds until a build's computer must be up.
 const COMPUTER: Duration = Duration::from_secs(300);
+/// Computers of one attempt: the first, the one its package asks for, and no more than that.
+const COMPUTERS: usize = 2;
+/// The gateway knows a session as it was a second ago at the most; what a build may reach holds after that.
+const KNOWN: Duration = Duration::from_millis(1100);
 /// Where packages lie in a session, each in a directory of its agent's name.
 pub const PACKAGES: &str = "/opt/wharf/agents";
 
@@ -60,15 +69,17 @@ impl From<HostError> for Trouble {
 }
 
 /// Takes builds until told to drain; those in hand are given back then.
-pub(crate) async fn run(work: BuildWork, stop: Stop) {
+pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
+    let work = &inner.builds;
+    let settings = &inner.settings.builds;
     let mut wakes = work.store().bus().subscribe();
     let mut tasks = JoinSet::new();
     while !stop.is_draining() {
-        while tasks.len() < PARALLEL {
-            match work.claim().await {
+        while tasks.len() < settings.parallel {
+            match work.claim(settings.per_space).await {
                 Ok(Some(task)) => {
-                    let (work, stop) = (work.clone(), stop.clone());
-                    tasks.spawn(async move { carry_out(&work, task, &stop).await });
+                    let (inner, stop) = (inner.clone(), stop.clone());
+                    tasks.spawn(async move { carry_out(&inner, task, &stop).await });
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -99,7 +110,8 @@ pub(crate) async fn run(work: BuildWork, stop: Stop) {
     while tasks.join_next().await.is_some() {}
 }
 
-async fn carry_out(work: &BuildWork, mut task: BuildTask, stop: &Stop) {
+async fn carry_out(inner: &Inner, mut task: BuildTask, stop: &Stop) {
+    let work = &inner.builds;
     let id = task.build.id;
     let held = task.clone();
     let renewing = async {
@@ -111,7 +123,7 @@ async fn carry_out(work: &BuildWork, mut task: BuildTask, stop: &Stop) {
         }
     };
     let result = tokio::select! {
-        result = build(work, &mut task) => result,
+        result = build(inner, &mut task) => result,
         () = renewing => return,
         () = stop.draining() => {
             let _ = work.release(&held, false).await;
@@ -132,8 +144,15 @@ async fn carry_out(work: &BuildWork, mut task: BuildTask, stop: &Stop) {
         }
         Err(Trouble::Store(error)) => Err(error),
     };
-    if let Err(error) = ended {
-        tracing::warn!(build = %id, %error, "a build could not be brought to its end; it is taken up again");
+    match ended {
+        // Cancelled, or taken over.
+        Err(error) if error.code == Code::LeaseLost => {
+            tracing::debug!(build = %id, %error, "a build is left alone");
+        }
+        Err(error) => {
+            tracing::warn!(build = %id, %error, "a build could not be brought to its end; it is taken up again");
+        }
+        Ok(()) => {}
     }
 }
 
@@ -142,18 +161,45 @@ async fn fail(work: &BuildWork, task: &mut BuildTask, why: &str) -> Result<(), E
     work.fail(task, why).await
 }
 
-async fn build(work: &BuildWork, task: &mut BuildTask) -> Result<(), Trouble> {
+async fn build(inner: &Inner, task: &mut BuildTask) -> Result<(), Trouble> {
     if task.build.attempts > ATTEMPTS {
         return Err(Trouble::Failed(format!("it was cut short {ATTEMPTS} times")));
     }
+    let dir = format!("{PACKAGES}/{}", task.build.agent);
+    for _ in 0..COMPUTERS {
+        let (row, client) = computer(&inner.builds, task).await?;
+        let mut site = Site::new(&inner.builds, task, client, dir.clone());
+        site.source().await?;
+        let manifest = site.manifest().await?;
+        if !place::fits(inner, &mut site, &row, &manifest).await? {
+            // The source is brought again, to where the build goes on.
+            continue;
+        }
+        // In place of what the source's way in needed.
+        let reached = network(&manifest.build.egress).unwrap_or_else(|| json!({"egress": "none"}));
+        let known = Instant::now() + KNOWN;
+        let changed = inner.builds.reach(site.task, &reached).await?;
+        let cache = site.restore(&row.image.digest).await?;
+        if changed {
+            tokio::time::sleep_until(known).await;
+        }
+        site.commands(&manifest, inner.settings.builds.max_seconds).await?;
+        site.entry(&manifest).await?;
+        site.keep(cache).await?;
+        return site.pack(&manifest).await;
+    }
+    Err(Trouble::Broken("the package asked for another place while it was built".to_owned()))
+}
+
+/// The computer the build has to itself, once it is up.
+async fn computer(work: &BuildWork, task: &BuildTask) -> Result<(SessionRow, HostClient), Trouble> {
     let gone = |e: Error| match e.code {
         Code::NotFound => Trouble::Failed("its session was deleted".to_owned()),
         _ => Trouble::Store(e),
     };
     let permit = work.session(task.build.space, task.build.session).await.map_err(gone)?;
-    let settled = |row: &wharf_store::sessions::SessionRow| {
-        row.ready() || row.state == State::Error || row.desired != Desired::Running
-    };
+    let settled =
+        |row: &SessionRow| row.ready() || row.state == State::Error || row.desired != Desired::Running;
     let row = work.store().wait_session(&permit, COMPUTER, settled).await?;
     let Some(row) = row else { return Err(Trouble::Failed("its session was deleted".to_owned())) };
     if row.state == State::Error || row.desired != Desired::Running {
@@ -164,27 +210,7 @@ async fn build(work: &BuildWork, task: &mut BuildTask) -> Result<(), Trouble> {
         return Err(Trouble::Broken(format!("its computer was not up within {} s", COMPUTER.as_secs())));
     };
     let client = HostClient::new(&computer.host_socket);
-    let dir = format!("{PACKAGES}/{}", task.build.agent);
-    let image = row.image.digest.clone();
-    let mut site = Site::new(work, task, client, dir);
-    site.source().await?;
-    let manifest = site.manifest().await?;
-    if let Some(image) = manifest.build.image.as_ref().or(manifest.image.as_ref())
-        && *image != row.image.name
-    {
-        return Err(Trouble::Failed(format!(
-            "the package wants to be built in image {image}, and this build runs in {}; name the image with the build",
-            row.image.name
-        )));
-    }
-    // In place of what the source's way in needed.
-    let reached = network(&manifest.build.egress).unwrap_or_else(|| json!({"egress": "none"}));
-    work.reach(site.task, &reached).await?;
-    let cache = site.restore(&image).await?;
-    site.commands(&manifest).await?;
-    site.entry(&manifest).await?;
-    site.keep(cache).await?;
-    site.pack(&manifest).await
+    Ok((row, client))
 }
 
 /// The chunks of a blob, read as they are asked for.

@@ -20,4 +20,4 @@ mod timers;
 
 pub use host::HostPort;
 pub use http::HttpHost;
-pub use operator::{Operator, Settings};
+pub use operator::{Builds, Operator, Settings};

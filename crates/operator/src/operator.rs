@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wharf_chassis::Stop;
 use wharf_domain::image::ImageRef;
+use wharf_domain::quota::Resources;
 use wharf_domain::{Error, Name, OperatorId, SessionId, Time};
 use wharf_ports::{Runtimes, Topic, Wake};
 use wharf_store::agents::work::BuildWork;
@@ -38,6 +39,32 @@ pub struct Settings {
     pub look_around: Duration,
     /// How long rows of deleted sessions and snapshots are kept.
     pub keep_deleted: Duration,
+    pub builds: Builds,
+}
+
+/// What builds are held to.
+#[derive(Clone, Debug)]
+pub struct Builds {
+    /// At the same time.
+    pub parallel: usize,
+    /// Of one space at the same time.
+    pub per_space: u32,
+    /// What the commands of one may take.
+    pub max_seconds: u32,
+    /// The most a package may ask for.
+    pub max_resources: Resources,
+}
+
+impl Default for Builds {
+    fn default() -> Self {
+        let most = u32::MAX;
+        Self {
+            parallel: 8,
+            per_space: 2,
+            max_seconds: 3600,
+            max_resources: Resources { cpu_millis: most, memory_mib: most, disk_mib: most, pids: most },
+        }
+    }
 }
 
 impl Settings {
@@ -48,6 +75,7 @@ impl Settings {
             parallel: 64,
             look_around: Duration::from_secs(10),
             keep_deleted: Duration::from_hours(24 * 7),
+            builds: Builds::default(),
         }
     }
 }
@@ -152,7 +180,7 @@ impl Operator {
             let inner = inner.clone();
             async move { inner.renew_forever().await }
         });
-        let builds = tokio::spawn(crate::builds::run(inner.builds.clone(), stop.clone()));
+        let builds = tokio::spawn(crate::builds::run(inner.clone(), stop.clone()));
         let _children = AbortAll(vec![around.abort_handle(), renew.abort_handle(), builds.abort_handle()]);
         loop {
             let (due, next) = inner.timers.due(inner.now());

@@ -33,7 +33,7 @@ const WITHOUT_KEY: [&str; 13] = [
 ];
 
 /// Operations whose body may be left out.
-const OPTIONAL_BODY: [&str; 10] = [
+const OPTIONAL_BODY: [&str; 11] = [
     "logout",
     "verify_audit",
     "reveal_secret",
@@ -41,6 +41,7 @@ const OPTIONAL_BODY: [&str; 10] = [
     "close_session",
     "restore_session",
     "cancel_turn",
+    "cancel_build",
     "fork_session",
     "create_snapshot",
     "link_published",

@@ -116,6 +116,7 @@ pub const TABLE: &[(&str, Access)] = &[
     ("start_build", Spaced(Builds, Create)),
     ("list_builds", Spaced(Builds, List)),
     ("get_build", Spaced(Builds, Get)),
+    ("cancel_build", Spaced(Builds, Update)),
     ("build_log", Spaced(Builds, Watch)),
     ("list_sessions", Spaced(Sessions, List)),
     ("create_session", Spaced(Sessions, Create)),

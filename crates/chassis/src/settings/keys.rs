@@ -162,6 +162,17 @@ pub const KEYS: &[Key] = &[
     ),
     key("git.max_requests", whole(1, 10_000), "requests of git clients that are served at the same time"),
     key("git.request_seconds", whole(10, 86_400), "how long one request of a git client may take"),
+    key("builds.parallel", whole(1, 1000), "builds of agents that run at the same time"),
+    key(
+        "builds.per_space",
+        whole(1, 1000),
+        "builds of one space that run at the same time; more of them wait",
+    ),
+    key(
+        "builds.max_seconds",
+        whole(1, 86_400),
+        "how long the commands of a build may take; a package that asks for more is refused",
+    ),
     key("retention.egress_days", whole(1, 3650), "how long lines of the egress log are kept"),
     key("retention.deleted_sessions_days", whole(0, 36_500), "how long rows of deleted sessions are kept"),
     key("log.format", Kind::OneOf(&["human", "json"]), "how log lines look on stderr"),

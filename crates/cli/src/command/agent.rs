@@ -40,7 +40,8 @@ pub enum Command {
     },
     /// Build a new version and follow its log; the version is active when it is done
     ///
-    /// An agent that is not there yet is made. Exit code 0 when the build succeeded. Ctrl-C leaves the build to itself.
+    /// An agent that is not there yet is made. Exit code 0 when the build succeeded. Ctrl-C leaves the build to itself;
+    /// `wharf agent cancel` ends it.
     #[command(after_help = "Examples:
   wharf agent build greeter --path .
   wharf agent build greeter --git https://git.example.com/team/greeter.git
@@ -58,7 +59,7 @@ pub enum Command {
         /// Branch, tag or commit; the default branch when absent
         #[arg(long = "ref", value_name = "REF", requires = "git")]
         reference: Option<String>,
-        /// Image it is built in; the space's default when absent
+        /// Image it is built in; the package's own when absent, else the space's default
         #[arg(long, value_name = "IMAGE", value_parser = common::name, add = crate::complete::images())]
         image: Option<Name>,
         /// Only begin it
@@ -75,6 +76,11 @@ pub enum Command {
     },
     /// Follow the log of a build
     Log {
+        /// The build's id
+        build: BuildId,
+    },
+    /// Cancel a build; nothing becomes of it
+    Cancel {
         /// The build's id
         build: BuildId,
     },
@@ -150,6 +156,7 @@ impl Command {
                     .await
             }
             Self::Log { build } => follow(ctx, &space, build).await,
+            Self::Cancel { build } => ctx.out.made(&space.cancel_build(build).await?),
             Self::Versions { name } => {
                 let versions = space.agent_versions(&name).await?.items;
                 if versions.is_empty() {

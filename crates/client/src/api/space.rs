@@ -134,6 +134,13 @@ impl SpaceApi {
         Crud::new(self.client.clone(), ["spaces", &self.name, "builds"])
     }
 
+    /// Ends a build that is not at its end.
+    pub async fn cancel_build(&self, build: wharf_domain::BuildId) -> Result<api::Build> {
+        let build = build.to_string();
+        let path = ["spaces", &self.name, "builds", &build, "cancel"];
+        self.client.call(Method::POST, path).send_json().await
+    }
+
     /// A build's log from its beginning, followed until it ends or is dropped.
     pub async fn build_log(&self, build: wharf_domain::BuildId) -> Result<EventStream> {
         let (client, space, build) = (self.client.clone(), self.name.clone(), build.to_string());

@@ -56,6 +56,11 @@ impl Seen {
 }
 
 const PIP: &str = "python3 -m venv .venv";
+const PIP_PROJECT: &str = ".venv/bin/pip install --no-input .";
+
+/// Debian's own, where an image of Debian has none.
+const CARGO: &str = "command -v cargo >/dev/null || { sudo apt-get update -qq && \
+    sudo DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends cargo; }";
 
 /// npm is a package of its own registry: an image with Node alone can fetch it.
 const NPM: &str = "npm() { if command -v npm >/dev/null; then command npm \"$@\"; else \
@@ -89,31 +94,63 @@ fn cargo(source: &dyn Source) -> Option<Seen> {
             kind: Kind::Command,
             entry: binary.iter().map(|b| format!("./bin/{b}")).collect(),
             commands: vec![
+                CARGO.to_owned(),
                 // Sources and objects are not what runs: what is kept is the program.
                 format!("cargo install{locked} --path . --root . --target-dir /tmp/wharf-cargo"),
             ],
-            egress: vec!["index.crates.io", "static.crates.io", "crates.io"],
+            egress: vec![
+                "index.crates.io",
+                "static.crates.io",
+                "crates.io",
+                "deb.debian.org",
+                "security.debian.org",
+            ],
             name: package.and_then(|n| n.replace('_', "-").parse().ok()),
             by: Recognised::Cargo,
         }
     })
 }
 
+/// The tool whose lockfile it is, where the image has it; else what installs without it, and a word about that.
+fn locked(lockfile: &str, tool: &str, with: &str, instead: &str, without: &str) -> String {
+    format!(
+        "if command -v {tool} >/dev/null; then {with}; \
+         else echo '{lockfile} is not followed: the image has no {tool}, and {instead}' >&2; {without}; fi"
+    )
+}
+
+/// Installs a project into `.venv`, by its lockfile where it has one.
+fn project(source: &dyn Source) -> Vec<String> {
+    let instead = "pip installs what pyproject.toml allows today";
+    let plain = format!("{PIP} && {PIP_PROJECT}");
+    if source.has("uv.lock") {
+        // Not linked to the cache, which does not come along.
+        let uv = "UV_LINK_MODE=copy uv sync --frozen --no-dev";
+        vec![locked("uv.lock", "uv", uv, instead, &plain)]
+    } else if source.has("poetry.lock") {
+        let poetry = "POETRY_VIRTUALENVS_IN_PROJECT=true poetry install --only main --no-interaction";
+        vec![locked("poetry.lock", "poetry", poetry, instead, &plain)]
+    } else {
+        vec![PIP.to_owned(), PIP_PROJECT.to_owned()]
+    }
+}
+
 fn python(source: &dyn Source) -> Option<Seen> {
-    let (by, install) = if source.has("requirements.txt") {
-        (Recognised::Requirements, ".venv/bin/pip install --no-input -r requirements.txt")
+    let (by, commands) = if source.has("requirements.txt") {
+        let install = ".venv/bin/pip install --no-input -r requirements.txt";
+        (Recognised::Requirements, vec![PIP.to_owned(), install.to_owned()])
     } else if source.has("pyproject.toml") {
-        (Recognised::Pyproject, ".venv/bin/pip install --no-input .")
+        (Recognised::Pyproject, project(source))
     } else {
         return None;
     };
-    let project = table(source, "pyproject.toml");
-    let name = project.get("project").and_then(|p| p.get("name")).and_then(toml::Value::as_str);
+    let about = table(source, "pyproject.toml");
+    let name = about.get("project").and_then(|p| p.get("name")).and_then(toml::Value::as_str);
     let module = ["agent", "main", "app"].into_iter().find(|m| source.has(&format!("{m}.py")));
     Some(Seen {
         kind: Kind::Python,
         entry: module.map(|m| format!("{m}:answer")).into_iter().collect(),
-        commands: vec![PIP.to_owned(), install.to_owned()],
+        commands,
         egress: vec!["pypi.org", "files.pythonhosted.org"],
         name: name.and_then(|n| n.to_lowercase().replace(['_', '.'], "-").parse().ok()),
         by,
@@ -133,13 +170,25 @@ fn node(source: &dyn Source) -> Option<Seen> {
         let needs_packages =
             package.get("dependencies").and_then(serde_json::Value::as_object).is_some_and(|d| !d.is_empty());
         let scripted = package.get("scripts").and_then(|s| s.get("build")).is_some();
+        // npm takes what a yarn.lock says into account, and nothing of pnpm's.
         let install = if source.has("package-lock.json") { "npm ci" } else { "npm install" };
+        // What builds is often among the development packages.
+        let (npm, pnpm) = if scripted {
+            (
+                format!("{install} && npm run build && npm prune --omit=dev"),
+                "pnpm install --frozen-lockfile && pnpm run build && pnpm prune --prod",
+            )
+        } else {
+            (format!("{install} --omit=dev"), "pnpm install --frozen-lockfile --prod")
+        };
         let mut commands = Vec::new();
-        if scripted {
-            // What builds is often among the development packages.
-            commands.push(format!("{NPM}; {install} && npm run build && npm prune --omit=dev"));
-        } else if needs_packages {
-            commands.push(format!("{NPM}; {install} --omit=dev"));
+        if scripted || needs_packages {
+            commands.push(if source.has("pnpm-lock.yaml") && !source.has("package-lock.json") {
+                let instead = "npm installs what package.json allows today";
+                format!("{NPM}; {}", locked("pnpm-lock.yaml", "pnpm", pnpm, instead, &npm))
+            } else {
+                format!("{NPM}; {npm}")
+            });
         }
         let name = package.get("name").and_then(serde_json::Value::as_str);
         Seen {
@@ -198,5 +247,14 @@ pub fn detect(source: &dyn Source) -> Result<Manifest> {
 
 /// Files whose content decides what a build installs, in the order a cache's digest takes them.
 pub const fn lockfiles() -> &'static [&'static str] {
-    &["Cargo.lock", "package-lock.json", "poetry.lock", "pyproject.toml", "requirements.txt", "uv.lock"]
+    &[
+        "Cargo.lock",
+        "package-lock.json",
+        "pnpm-lock.yaml",
+        "poetry.lock",
+        "pyproject.toml",
+        "requirements.txt",
+        "uv.lock",
+        "yarn.lock",
+    ]
 }

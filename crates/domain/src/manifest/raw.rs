@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     BUILD_COMMANDS, BUILD_TIMEOUT_MAX_SECONDS, BUILD_TIMEOUT_SECONDS, Build, COMMAND_BYTES, EGRESS_HOSTS,
-    Egress, Kind, Limits, Manifest, Recognised, SECRETS, Source, detect, nearest, refused,
+    Egress, Kind, Limits, Manifest, Place, Recognised, SECRETS, Source, detect, nearest, refused,
 };
 use crate::error::Result;
 use crate::limits;
@@ -124,6 +124,11 @@ impl Raw {
                 None => refused(detail),
             }
         })
+    }
+
+    pub(super) fn place(self) -> Place {
+        let build = self.build.unwrap_or_default();
+        Place { image: build.image.or(self.image), resources: build.resources }
     }
 
     pub(super) fn understood(self, source: &dyn Source) -> Result<Manifest> {

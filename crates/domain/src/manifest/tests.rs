@@ -118,7 +118,11 @@ fn a_repository_without_a_manifest_is_recognised() {
     .unwrap();
     assert_eq!((rust.kind, rust.entry[0].as_str()), (Kind::Command, "./bin/talker"));
     assert_eq!(rust.name.unwrap().as_str(), "my-agent");
-    assert!(rust.build.commands[0].contains("--locked"));
+    assert!(
+        rust.build.commands[0].contains("--no-install-recommends cargo"),
+        "Debian's, where there is none"
+    );
+    assert!(rust.build.commands[1].contains("--locked"));
 
     let python = detect(&files([("requirements.txt", "langgraph\n"), ("agent.py", "")])).unwrap();
     assert_eq!((python.kind, python.entry[0].as_str()), (Kind::Python, "agent:answer"));
@@ -141,6 +145,38 @@ fn a_repository_without_a_manifest_is_recognised() {
     ]))
     .unwrap();
     assert!(node.build.commands[0].contains("npm ci --omit=dev"));
+}
+
+#[test]
+fn a_lockfile_is_followed_where_its_tool_is_there_and_told_of_where_it_is_not() {
+    for (file, tool) in [("uv.lock", "uv sync --frozen"), ("poetry.lock", "poetry install")] {
+        let m = detect(&files([("pyproject.toml", ""), ("agent.py", ""), (file, "")])).unwrap();
+        let command = &m.build.commands[0];
+        assert!(command.contains(tool) && command.contains(&format!("{file} is not followed")), "{command}");
+    }
+    let package = ("package.json", r#"{"dependencies":{"zod":"4"}}"#);
+    let m = detect(&files([package, ("pnpm-lock.yaml", ""), ("index.mjs", "")])).unwrap();
+    assert!(m.build.commands[0].contains("pnpm install --frozen-lockfile --prod"), "{m:?}");
+    // Every one of them names a cache.
+    for file in ["Cargo.lock", "pnpm-lock.yaml", "yarn.lock", "uv.lock", "poetry.lock", "package-lock.json"] {
+        assert!(lockfiles().contains(&file), "{file}");
+    }
+}
+
+#[test]
+fn where_a_package_is_built_is_read_without_the_rest_of_it() {
+    let text = "kind = \"python\"\nimage = \"base\"\n[build]\nimage = \"tools\"\n[build.resources]\nmemory_mib = 4096\n";
+    let at = place(text);
+    assert_eq!(at.image.as_ref().map(Name::as_str), Some("tools"));
+    assert_eq!(at.resources, Limits { memory_mib: Some(4096), ..Limits::default() });
+    assert_eq!(place("image = \"base\"\n").image.as_ref().map(Name::as_str), Some("base"));
+    assert_eq!(place("imag = \"base\"\n"), Place::default(), "the build itself tells what is wrong");
+    let both = Limits { pids: Some(9), ..at.resources }.or(Limits {
+        memory_mib: Some(1),
+        cpu_millis: Some(5),
+        ..Limits::default()
+    });
+    assert_eq!((both.memory_mib, both.cpu_millis, both.pids), (Some(4096), Some(5), Some(9)));
 }
 
 #[test]

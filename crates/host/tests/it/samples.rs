@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use wharf_domain::manifest::{Kind, Manifest};
+use wharf_domain::manifest::{self, Kind, Manifest};
 use wharf_wire::host::turn::{AgentKind, AgentSpec, Outcome, PastMessage, Said, TurnRequest};
 
 use crate::harness::{Host, done, reply, turn_of};
@@ -20,8 +20,15 @@ async fn packed(name: &str) -> (Host, AgentSpec) {
     let copied =
         std::process::Command::new("cp").arg("-r").arg(example(name).join(".")).arg(&at).status().unwrap();
     assert!(copied.success());
-    let text = std::fs::read_to_string(at.join("wharf.toml")).unwrap();
-    let manifest = Manifest::parse(&text, &BTreeMap::new()).unwrap();
+    let top: BTreeMap<String, Option<String>> = std::fs::read_dir(&at)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).ok()))
+        .collect();
+    let manifest = match top.get("wharf.toml") {
+        Some(text) => Manifest::parse(text.as_deref().unwrap(), &top).unwrap(),
+        None => manifest::detect(&top).unwrap(),
+    };
     assert_eq!(manifest.name.as_ref().map(wharf_domain::Name::as_str), Some(name));
     let kind = match manifest.kind {
         Kind::Python => AgentKind::Python,
@@ -73,7 +80,7 @@ async fn abacus_is_built_and_adds() {
     let at = host.root().join("opt/wharf/agents/abacus");
     std::fs::create_dir_all(at.join("bin")).unwrap();
     let built = std::process::Command::new("rustc")
-        .args(["--edition", "2024", "-o"])
+        .args(["--edition", "2021", "-o"])
         .arg(at.join("bin/abacus"))
         .arg(at.join("src/main.rs"))
         .status()

@@ -17,9 +17,13 @@ use super::{Trouble, chunks};
 
 /// Where it lies in the build's computer.
 const PLACE: &str = "/var/cache/wharf-build";
-/// What leads package managers there: pip, uv, poetry, yarn and others follow the first, npm has its own.
-pub(super) const VARIABLES: &[(&str, &str)] =
-    &[("XDG_CACHE_HOME", "/var/cache/wharf-build"), ("npm_config_cache", "/var/cache/wharf-build/npm")];
+/// What leads package managers there: pip, uv, poetry, yarn and others follow the first; npm, pnpm and cargo have their own.
+pub(super) const VARIABLES: &[(&str, &str)] = &[
+    ("XDG_CACHE_HOME", "/var/cache/wharf-build"),
+    ("npm_config_cache", "/var/cache/wharf-build/npm"),
+    ("npm_config_store_dir", "/var/cache/wharf-build/pnpm"),
+    ("CARGO_HOME", "/var/cache/wharf-build/cargo"),
+];
 
 impl Site<'_> {
     /// Brings the cache, where the package has lockfiles. Answers the key to keep it by, unless it is kept already.

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use wharf_chassis::host_client::{HostClient, HostError};
-use wharf_domain::manifest::{self, Egress, Kind, Manifest};
+use wharf_domain::manifest::{self, Egress, Manifest};
 use wharf_domain::remote::Remote;
 use wharf_domain::{Code, Error};
 use wharf_store::agents::blobs::Hasher;
@@ -155,14 +155,21 @@ impl<'a> Site<'a> {
         Ok(String::from_utf8(bytes).ok())
     }
 
-    pub(super) async fn commands(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
-        let end = Instant::now() + Duration::from_secs(u64::from(manifest.build.timeout_seconds));
+    /// `most` is what a build of this server may take.
+    pub(super) async fn commands(&mut self, manifest: &Manifest, most: u32) -> Result<(), Trouble> {
+        let asked = manifest.build.timeout_seconds;
+        if asked > most && asked != manifest::BUILD_TIMEOUT_SECONDS {
+            return Err(Trouble::Failed(format!(
+                "build.timeout_seconds is {asked}; a build of this server may take up to {most} (builds.max_seconds)"
+            )));
+        }
+        let whole = asked.min(most);
+        let end = Instant::now() + Duration::from_secs(u64::from(whole));
         for command in &manifest.build.commands {
             self.say("command", &format!("$ {command}\n")).await?;
             let left = end.saturating_duration_since(Instant::now()).as_secs();
             if left == 0 {
-                let why = format!("it took longer than its {} s", manifest.build.timeout_seconds);
-                return Err(Trouble::Failed(why));
+                return Err(Trouble::Failed(format!("it took longer than its {whole} s")));
             }
             let mut env = Env(manifest.env.clone());
             env.0.entry("CI".to_owned()).or_insert_with(|| "1".to_owned());
@@ -174,7 +181,7 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    /// Answers the last it printed.
+    /// Answers the last line it printed.
     async fn run(&mut self, called: &str, script: &str, env: Env, seconds: u32) -> Result<String, Trouble> {
         let request = ExecRequest {
             cwd: Some(self.dir.clone()),
@@ -184,16 +191,15 @@ impl<'a> Site<'a> {
         };
         let mut events = self.client.exec_stream(&request).await?;
         let shown: String = called.chars().take(200).collect();
-        let mut printed = String::new();
+        let mut printed = Tail::default();
         while let Some(event) = events.next().await {
             match event? {
                 ExecEvent::Output { stream, piece, .. } => {
                     let name = if stream == Which::Stderr { "stderr" } else { "stdout" };
                     let bytes = piece.into_bytes();
-                    let text = String::from_utf8_lossy(&bytes);
-                    self.say(name, &text).await?;
+                    self.say(name, &String::from_utf8_lossy(&bytes)).await?;
                     if stream == Which::Stdout {
-                        printed = text.into_owned();
+                        printed.take(&bytes);
                     }
                 }
                 ExecEvent::Exit { timed_out: true, .. } => {
@@ -201,7 +207,7 @@ impl<'a> Site<'a> {
                 }
                 ExecEvent::Exit { exit, .. } => {
                     return match (exit.exit_code, exit.signal) {
-                        (Some(0), _) => Ok(printed),
+                        (Some(0), _) => Ok(printed.line()),
                         (Some(code), _) => {
                             Err(Trouble::Failed(format!("`{shown}` ended with exit code {code}")))
                         }
@@ -215,23 +221,6 @@ impl<'a> Site<'a> {
             }
         }
         Err(Trouble::Broken("the build's computer went away".to_owned()))
-    }
-
-    /// What the manifest names must be there: better now than in somebody's first turn.
-    pub(super) async fn entry(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
-        let Some(entry) = manifest.entry.first() else { return Ok(()) };
-        let file = match manifest.kind {
-            Kind::Node => entry.split('#').next().unwrap_or(entry),
-            Kind::Command | Kind::Acp if entry.contains('/') && !entry.starts_with('/') => entry,
-            _ => return Ok(()),
-        };
-        match self.client.stat(&format!("{}/{file}", self.dir), true).await {
-            Ok(_) => Ok(()),
-            Err(e) if e.code() == Code::NotFound => {
-                Err(Trouble::Failed(format!("its entry {file} is not there after the build")))
-            }
-            Err(e) => Err(e.into()),
-        }
     }
 
     pub(super) async fn pack(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
@@ -251,6 +240,26 @@ impl<'a> Site<'a> {
         let version = self.work.succeed(self.task, &layer, &shown(manifest)).await?;
         tracing::info!(build = %self.task.build.id, agent = %self.task.build.agent, version, "built");
         Ok(())
+    }
+}
+
+/// The end of what is printed, in whatever pieces it comes.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    const BYTES: usize = 4096;
+
+    fn take(&mut self, piece: &[u8]) {
+        self.0.extend_from_slice(piece);
+        let old = self.0.len().saturating_sub(Self::BYTES);
+        self.0.drain(..old);
+    }
+
+    /// The last line that says something.
+    fn line(&self) -> String {
+        let text = String::from_utf8_lossy(&self.0);
+        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
     }
 }
 
@@ -279,3 +288,6 @@ fn shown(m: &Manifest) -> Value {
         "build": m.build.commands,
     })
 }
+
+#[cfg(test)]
+mod tests;

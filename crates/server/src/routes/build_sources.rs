@@ -2,6 +2,7 @@
 //! credential. An agent follows the branch it was built from last: a push to that builds it anew, as whoever pushed.
 
 use serde_json::json;
+use wharf_domain::manifest::{self, Place};
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, Error, NameOrId, RepoId, SpaceId};
 use wharf_git::{Found, Root};
@@ -88,7 +89,12 @@ async fn of_commit(
     let blob = keep(store, root.archive(repo.id, &found.commit)?).await?;
     let url = format!("/git/{space}/{}.git", repo.name);
     let git = json!({"url": url, "ref": reference, "commit": found.commit});
-    Ok(Asked::of(json!({"git": git, "repo": repo.id, "branch": found.branch}), Some(blob)))
+    let text = root.text(repo.id, &found.commit, manifest::FILE, manifest::BYTES).await?;
+    let wanted = text.map(|text| manifest::place(&text)).unwrap_or_default();
+    Ok(Asked {
+        wanted,
+        ..Asked::of(json!({"git": git, "repo": repo.id, "branch": found.branch}), Some(blob))
+    })
 }
 
 /// What became of a build that is owed.
@@ -173,15 +179,19 @@ fn judged(error: Error) -> Begun {
 
 async fn begin_owed(app: &App, root: &Root, caller: &Caller, repo: &Repo, due: &Due) -> Begun {
     let begun = async {
-        let scope = app.store.scope(caller, &due.space()).await?;
+        let mut scope = app.store.scope(caller, &due.space()).await?;
         let space = scope.space()?.name.clone();
+        let last = scope.builds().asked_last(due.agent).await?;
         drop(scope);
         let branch = Some(due.branch.as_str());
         let found = root.find(repo.id, branch, &repo.default_branch).await?;
         let found = found.ok_or_else(|| Error::not_found("branch", &due.branch))?;
         let at = AgentPath { at: SpacePath { space: due.space() }, agent: NameOrId::Id(due.agent) };
         let asked = of_commit(&app.store, root, repo, space.as_str(), &found, branch).await?;
-        begin(app, caller, &at, asked.owed_to(due), None).await
+        // What was named with the build before holds on, but for the image where the package has come to name one.
+        let Place { image, resources } = last;
+        let named = Place { image: image.filter(|_| asked.wanted.image.is_none()), resources };
+        begin(app, caller, &at, Asked { named, ..asked }.owed_to(due), None).await
     };
     begun.await.map_or_else(judged, Begun::Yes)
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 use wharf_domain::egress::{Egress, Policy};
+use wharf_domain::manifest::{Limits, Place};
 use wharf_domain::rbac::Verb;
 use wharf_domain::remote::{self, Remote};
 use wharf_domain::{BuildId, Code, Error, Name, NameOrId, SpaceId, limits};
@@ -27,7 +28,8 @@ use super::{build_sources, promises, sessions, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
-    At, Auth, Claim, Flag, FromPath, Halt, Json, Key, Params, Query, SpacePath, Upgrade, last_event_id,
+    At, Auth, Claim, Flag, FromPath, Halt, Json, Key, KeyedOptional, Params, Query, SpacePath, Upgrade,
+    last_event_id,
 };
 use crate::problem::Problem;
 use crate::stream::{self, Batch, Reader, Record, Standing};
@@ -55,6 +57,7 @@ pub(super) fn show(b: Build) -> api::Build {
             BuildState::Running => api::BuildState::Running,
             BuildState::Succeeded => api::BuildState::Succeeded,
             BuildState::Failed => api::BuildState::Failed,
+            BuildState::Cancelled => api::BuildState::Cancelled,
         },
         reason: b.reason,
         source: b.source,
@@ -72,7 +75,7 @@ pub(super) fn show(b: Build) -> api::Build {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct BuildQuery {
-    /// Of an upload: the image it is built in; the space's default, else `base`.
+    /// Of an upload: the image it is built in; the one its `wharf.toml` names, else the space's default, else `base`.
     #[param(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63)]
     image: Option<Name>,
 }
@@ -113,7 +116,8 @@ pub(crate) async fn start_build(
             let body = request.into_body().into_data_stream().map_err(io::Error::other);
             let blob = keep(&app.store, body).await?;
             let key = key.body(&raw, blob.digest.as_bytes());
-            (Asked { image: query.image, ..Asked::of(json!({"upload": blob.digest}), Some(blob)) }, key)
+            let named = Place { image: query.image, ..Place::default() };
+            (Asked { named, ..Asked::of(json!({"upload": blob.digest}), Some(blob)) }, key)
         }
         _ => {
             let detail =
@@ -128,20 +132,23 @@ pub(crate) async fn start_build(
 
 /// A build that may be begun.
 pub(crate) struct Asked {
-    source: Value,
-    blob: Option<Blob>,
-    image: Option<Name>,
-    resources: Option<api::ResourcesPatch>,
+    pub(super) source: Value,
+    pub(super) blob: Option<Blob>,
+    /// What somebody named with it, or with the build before it.
+    pub(super) named: Place,
+    /// What the package wants, where that is known before it is begun; else the build sees to it.
+    pub(super) wanted: Place,
     /// What the source's way in needs. What the build needs is in the source.
-    network: Policy,
+    pub(super) network: Policy,
     /// The push that it is owed to.
-    owed: Option<Due>,
+    pub(super) owed: Option<Due>,
 }
 
 impl Asked {
     /// Of source that Wharf has itself, kept by [`keep`]. `source` says where it came from, and is shown with the build.
     pub(crate) fn of(source: Value, blob: Option<Blob>) -> Self {
-        Self { source, blob, image: None, resources: None, network: Policy::default(), owed: None }
+        let (named, wanted) = (Place::default(), Place::default());
+        Self { source, blob, named, wanted, network: Policy::default(), owed: None }
     }
 
     /// The build settles what a push owes.
@@ -170,12 +177,11 @@ pub(crate) async fn begin(
         return Err(Error::new(Code::PreconditionFailed, "what the push owed was built meanwhile"));
     }
     let defaults = view::defaults(scope.space()?.defaults.clone())?;
-    let mut resources = defaults.resources.unwrap_or_default().over(app.settings.sessions.default_resources);
-    if let Some(patch) = asked.resources {
-        resources = patch.over(resources);
-    }
+    let resources = defaults.resources.unwrap_or_default().over(app.settings.sessions.default_resources);
+    let resources = asked.named.resources.or(asked.wanted.resources).over(resources);
     sessions::check_resources(app, &resources)?;
-    let image = asked.image.or(defaults.image).unwrap_or_else(|| app.settings.sessions.default_image.clone());
+    let image = image(&asked)?.or(defaults.image);
+    let image = image.unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
     promises::disk(app, &runtime, resources.disk_mib).await?;
     let new = NewSession {
@@ -189,10 +195,22 @@ pub(crate) async fn begin(
     };
     let permit = scope.sessions().allow(None).await?;
     let session = scope.sessions().create(&permit, new).await?;
-    let new = NewBuild { source: asked.source, blob: asked.blob };
+    let new = NewBuild { source: asked.source, blob: asked.blob, asked: asked.named };
     let build = show(scope.builds().create(&allowed, &agent, &session, new).await?);
     scope.commit_reply(StatusCode::ACCEPTED.as_u16(), &build).await?;
     Ok(build)
+}
+
+/// The image that is named or wanted. Two that differ are refused at once.
+fn image(asked: &Asked) -> Result<Option<Name>, Error> {
+    match (&asked.named.image, &asked.wanted.image) {
+        (Some(named), Some(wanted)) if named != wanted => {
+            let detail =
+                format!("the package wants to be built in image {wanted}; name that, or leave it out");
+            Err(Error::new(Code::InvalidField, detail).field("image"))
+        }
+        (named, wanted) => Ok(named.clone().or_else(|| wanted.clone())),
+    }
 }
 
 async fn from_git(
@@ -212,18 +230,23 @@ async fn from_git(
     if let Some(reference) = &body.git.reference {
         remote::check_ref(reference).map_err(|e| e.field("git.ref"))?;
     }
+    let named = Place { image: body.image, resources: body.resources.map(limits_of).unwrap_or_default() };
     let public = app.settings.url();
     if let Some(own) = build_sources::own(&body.git.url, host, &public) {
         let source = build_sources::of_repo(app, caller, &at.at.space, &own, &body.git).await?;
-        return Ok(Asked { image: body.image, resources: body.resources, ..source });
+        return Ok(Asked { named, ..source });
     }
     let remote: Remote = body.git.url.parse().map_err(|e: Error| e.field("git.url"))?;
     Ok(Asked {
-        image: body.image,
-        resources: body.resources,
+        named,
         network: Policy { egress: Egress::Allowlist, allow: vec![remote.host] },
         ..Asked::of(json!({"git": body.git}), None)
     })
+}
+
+fn limits_of(patch: api::ResourcesPatch) -> Limits {
+    let api::ResourcesPatch { cpu_millis, memory_mib, disk_mib, pids } = patch;
+    Limits { cpu_millis, memory_mib, disk_mib, pids }
 }
 
 /// Keeps a package's source: a tar of its directory.
@@ -300,6 +323,27 @@ pub(crate) async fn get_build(
 ) -> Result<Json<api::Build>, Problem> {
     let mut scope = app.store.scope(&caller, &at.at.space).await?;
     Ok(Json(show(scope.builds().permit(at.build, Verb::Get).await?.into_row())))
+}
+
+/// Cancel a build
+///
+/// Its computer goes, and nothing becomes of it. One that was cancelled before is answered as it is; one that is at another end is
+/// refused.
+#[utoipa::path(post, path = "/v1/spaces/{space}/builds/{build}/cancel", tag = "agents", request_body = api::Empty,
+    responses((status = 202, body = api::Build)))]
+pub(crate) async fn cancel_build(
+    State(app): State<App>,
+    Auth { caller, .. }: Auth,
+    At(at): At<BuildPath>,
+    KeyedOptional { key, .. }: KeyedOptional<api::Empty>,
+) -> Result<(StatusCode, Json<api::Build>), Halt> {
+    let claim = key.claim(&app, &caller).await?;
+    let mut scope = app.store.scope(&caller, &at.at.space).await?;
+    claim.attach(&mut scope);
+    let permit = scope.builds().permit(at.build, Verb::Update).await?;
+    let build = show(scope.builds().cancel(&permit).await?);
+    scope.commit_reply(StatusCode::ACCEPTED.as_u16(), &build).await?;
+    Ok((StatusCode::ACCEPTED, Json(build)))
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]

@@ -120,6 +120,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(builds::start_build))
         .routes(routes!(builds::list_builds))
         .routes(routes!(builds::get_build))
+        .routes(routes!(builds::cancel_build))
         .routes(routes!(builds::build_log))
         .routes(routes!(sessions::list_sessions, sessions::create_session))
         .routes(routes!(sessions::get_session, sessions::patch_session, sessions::delete_session))

@@ -7,6 +7,7 @@ use wharf_domain::manifest::Kind;
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, Error, Name, NameOrId};
 use wharf_store::Scope;
+use wharf_store::agents::Unmet;
 use wharf_store::sessions::SessionRow;
 use wharf_wire::api::{self, AgentKind};
 
@@ -148,6 +149,7 @@ async fn packed(
     })?;
     let version = scope.agents().version(&permit, agent.version).await?;
     let manifest = version.manifest;
+    has_secrets(scope, package, &manifest, field).await?;
     let entry = manifest.get("entry").cloned().unwrap_or_default();
     let mut row = json!({
         "name": agent.address(),
@@ -173,6 +175,33 @@ async fn packed(
         row["description"] = description;
     }
     Ok((row, manifest))
+}
+
+/// Refuses a package that wants a secret which no session of the space would have anything of: what it does with it would fail in
+/// somebody's turn.
+async fn has_secrets(scope: &mut Scope, package: &Name, manifest: &Value, field: &str) -> Result<(), Error> {
+    let wanted = manifest.get("secrets").and_then(Value::as_array);
+    let wanted: Vec<String> =
+        wanted.into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect();
+    let unmet = scope.agents().unmet(&wanted).await?;
+    let Some((secret, why)) = unmet.first() else { return Ok(()) };
+    let connect = format!(
+        "say where it goes with `wharf connection create {secret} --host HOST --bearer --key-secret {secret}` or a provider"
+    );
+    let todo = match why {
+        Unmet::Missing => {
+            format!(
+                "the space has none of that name; make it with `wharf secret set {secret}`, and {connect}"
+            )
+        }
+        Unmet::Unused => format!("no connection and no provider of the space uses it; {connect}"),
+    };
+    let more = match unmet.len() - 1 {
+        0 => String::new(),
+        n => format!(" ({n} more of its secrets are wanting)"),
+    };
+    let detail = format!("agent {package} wants secret {secret}: {todo}{more}");
+    Err(Error::new(Code::InvalidReference, detail).field(field))
 }
 
 /// Refuses an address that none of the session's agents has.

@@ -143,7 +143,7 @@ async fn a_build_that_fails_says_why_and_changes_nothing() {
         ),
         (
             vec![("wharf.toml".into(), "kind = \"command\"\nentry = \"run\"\nimage = \"other\"".into())],
-            "wants to be built in image other",
+            "asks for a place it cannot have: there is no image other",
         ),
         (vec![("wharf.toml".into(), "kind = \"shell\"".into())], "is part of Wharf"),
     ] {
@@ -211,4 +211,233 @@ async fn a_build_ends_with_its_session_and_bad_sources_are_refused_at_once() {
         assert_eq!(problem["field"], field, "{problem}");
         assert!(!problem["detail"].as_str().unwrap().contains("secret@"), "{problem}");
     }
+}
+
+/// A package of one program, with these lines about how it is built.
+fn program(build: &str) -> Vec<u8> {
+    let manifest = format!("kind = \"command\"\nentry = \"./run\"\n{build}");
+    tar(&[("wharf.toml", manifest.as_str()), ("run", "")])
+}
+
+const MAKES_IT: &str = "commands = [\"printf '#!/bin/sh' > run && chmod +x run\"]\n";
+
+async fn import(caller: &Caller, name: &str) {
+    let request = caller
+        .request(Method::POST, &format!("/v1/spaces/lab/images?name={name}"))
+        .header("content-type", "application/x-tar")
+        .body(Body::from(format!("an archive of {name}")))
+        .unwrap();
+    caller.send(request).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_goes_on_in_the_image_and_with_the_limits_its_package_asks_for() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "runner"})).await.expect(201);
+    import(&admin, "tools").await;
+    let place =
+        "[build]\nimage = \"tools\"\n".to_owned() + MAKES_IT + "[build.resources]\nmemory_mib = 777\n";
+    let begun = build(&admin, "runner", program(&place)).await.expect(202);
+    let (done, log) = ended(&admin, &begun).await;
+    assert_eq!(done["state"], "succeeded", "{done} {log}");
+    assert!(log.contains("it goes on in image tools, with ") && log.contains("777 MiB of memory"), "{log}");
+    assert_ne!(done["session"], begun["session"], "another computer");
+    for session in [&begun["session"], &done["session"]] {
+        let at = format!("{SESSIONS}/{}", session.as_str().unwrap());
+        until(|| async { admin.get(&at).await.status == 404 }).await;
+    }
+
+    // In the same image the computer gets its limits where it is, and a build that is not wanted is cancelled.
+    let limits = "[build]\ncommands = [\"sleep 300\"]\n[build.resources]\nmemory_mib = 778\npids = 99\n";
+    let begun = build(&admin, "runner", program(limits)).await.expect(202);
+    let at = format!("/v1/spaces/lab/builds/{}", begun["id"].as_str().unwrap());
+    let log = format!("{at}/log?after=0&no_follow=true");
+    until(|| async { admin.get(&log).await.text().contains("$ sleep 300") }).await;
+    let computer = format!("{SESSIONS}/{}", begun["session"].as_str().unwrap());
+    let session = admin.get(&computer).await.expect(200);
+    assert_eq!(session["resources"]["memory_mib"], 778, "{session}");
+    assert_eq!(session["resources"]["pids"], 99, "{session}");
+    let viewer = lab.actor("vera", &[("viewer", Some("lab"))]).await;
+    viewer.post(&format!("{at}/cancel"), json!({})).await.refused(403, "forbidden");
+    let cancelled = admin.post(&format!("{at}/cancel"), json!({})).await.expect(202);
+    assert_eq!(
+        (&cancelled["state"], &cancelled["reason"]),
+        (&json!("cancelled"), &json!("cancelled by admin"))
+    );
+    let (after, log) = ended(&admin, &begun).await;
+    assert_eq!(after, cancelled);
+    assert!(log.contains("cancelled by admin"), "{log}");
+    until(|| async { admin.get(&computer).await.status == 404 }).await;
+    assert_eq!(admin.post(&format!("{at}/cancel"), json!({})).await.expect(202), cancelled, "once is enough");
+    let done = format!("/v1/spaces/lab/builds/{}", done["id"].as_str().unwrap());
+    admin.post(&format!("{done}/cancel"), json!({})).await.refused(409, "invalid_state");
+    assert_eq!(
+        admin.get(&at).await.expect(200)["state"],
+        "cancelled",
+        "whoever worked on it does not undo that"
+    );
+
+    // What cannot be had says so: another image than the named one, one that is not there, more than the space has.
+    let named = admin
+        .request(Method::POST, &format!("{AGENTS}/runner/build?image=base"))
+        .header("content-type", "application/x-tar")
+        .body(Body::from(program(&place)))
+        .unwrap();
+    let begun = admin.send(named).await.expect(202);
+    let (failed, _) = ended(&admin, &begun).await;
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(reason.contains("wants to be built in image tools, and base was named"), "{reason}");
+    admin.patch("/v1/spaces/lab", json!({"quotas": {"memory_mib": 4096}})).await.expect(200);
+    let much = "[build]\ncommands = []\n[build.resources]\nmemory_mib = 8192\n";
+    let begun = build(&admin, "runner", program(much)).await.expect(202);
+    let (failed, _) = ended(&admin, &begun).await;
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(reason.contains("a place it cannot have") && reason.contains("memory_mib"), "{reason}");
+    let long = "[build]\ncommands = []\ntimeout_seconds = 7200\n";
+    let begun = build(&admin, "runner", program(long)).await.expect(202);
+    let (failed, _) = ended(&admin, &begun).await;
+    assert!(failed["reason"].as_str().unwrap().contains("builds.max_seconds"), "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_builds_of_one_space_hold_up_none_of_another() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "runner"})).await.expect(201);
+    let long = "[build]\ncommands = [\"sleep 300\"]\n";
+    let mut begun = Vec::new();
+    for _ in 0..9 {
+        begun.push(build(&admin, "runner", program(long)).await.expect(202));
+    }
+    let state = async |build: &Value| {
+        let at = format!("/v1/spaces/lab/builds/{}", build["id"].as_str().unwrap());
+        admin.get(&at).await.expect(200)["state"].as_str().unwrap().to_owned()
+    };
+    until(|| async { state(&begun[0]).await == "running" && state(&begun[1]).await == "running" }).await;
+    admin.post("/v1/spaces", json!({"name": "other"})).await.expect(201);
+    admin.post("/v1/spaces/other/agents", json!({"name": "runner"})).await.expect(201);
+    let request = admin
+        .request(Method::POST, "/v1/spaces/other/agents/runner/build")
+        .header("content-type", "application/x-tar")
+        .body(Body::from(program(&format!("[build]\n{MAKES_IT}"))))
+        .unwrap();
+    let other = admin.send(request).await.expect(202);
+    let at = format!("/v1/spaces/other/builds/{}", other["id"].as_str().unwrap());
+    let log = admin.get(&format!("{at}/log?after=0")).await.text();
+    assert_eq!(admin.get(&at).await.expect(200)["state"], "succeeded", "{log}");
+    for waiting in &begun[2..] {
+        assert_eq!(state(waiting).await, "queued", "a space has two at a time");
+    }
+    let cancel = format!("/v1/spaces/lab/builds/{}/cancel", begun[0]["id"].as_str().unwrap());
+    admin.post(&cancel, json!({})).await.expect(202);
+    until(|| async { state(&begun[2]).await == "running" }).await;
+    assert_eq!(state(&begun[3]).await, "queued");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_cannot_be_called_fails_the_build_and_not_somebodys_turn() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let agent = "import json\nGREETING = 'hello'\ndef answer(message, context):\n    return GREETING\nprint('noise')\n";
+    let module = "console.log('noise');\nexport const greeting = 'hello';\nexport function answer() {}\n";
+    for (kind, entry, reason) in [
+        ("python", "agnet:answer", "its entry agnet:answer names module agnet, which is not in the package"),
+        ("python", "agent:reply", "its entry agent:reply names reply, which agent has not"),
+        ("python", "agent:GREETING", "which is a str and cannot be called"),
+        ("python", "needs:answer", "it needs module nowhere_to_be_found, which is not installed"),
+        ("python", "wrong:answer", "cannot be imported: SyntaxError"),
+        (
+            "node",
+            "agent.mjs#reply",
+            "names reply, which agent.mjs does not export as a function; it exports answer, greeting",
+        ),
+        ("node", "agnet.mjs#answer", "its entry agnet.mjs is not there after the build"),
+        ("node", "needs.mjs#answer", "cannot be imported"),
+        ("command", "./agent.py", "its entry ./agent.py is no program: make it one with chmod +x"),
+        ("command", "no-such-program", "its entry no-such-program is no program that is found"),
+        ("acp", "./missing", "its entry ./missing is not there after the build"),
+        // Right, or not to be known here.
+        ("python", "agent:answer", ""),
+        ("python", "asks:answer", ""),
+        ("node", "agent.mjs#answer", ""),
+        ("command", "sh", ""),
+    ] {
+        let manifest = format!("kind = {kind:?}\nentry = {entry:?}\n[build]\ncommands = []\n");
+        let files = tar(&[
+            ("wharf.toml", manifest.as_str()),
+            ("agent.py", agent),
+            ("needs.py", "import nowhere_to_be_found\n"),
+            (
+                "asks.py",
+                "import os\nKEY = os.environ['A_KEY_OF_THE_SESSION']\ndef answer(m, c): return KEY\n",
+            ),
+            ("wrong.py", "def answer(:\n"),
+            ("agent.mjs", module),
+            ("needs.mjs", "import 'nowhere-to-be-found';\nexport function answer() {}\n"),
+        ]);
+        let begun = build(&admin, "greeter", files).await.expect(202);
+        let (done, log) = ended(&admin, &begun).await;
+        if reason.is_empty() {
+            assert_eq!(done["state"], "succeeded", "{entry}: {done} {log}");
+            let asked = log.contains("is not known: its import raised KeyError");
+            assert_eq!(asked, entry == "asks:answer", "{entry}: {log}");
+        } else {
+            assert_eq!(done["state"], "failed", "{entry}: {log}");
+            assert!(done["reason"].as_str().unwrap().contains(reason), "{entry}: {done}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_gets_the_secrets_it_wants_or_no_session() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "mailer"})).await.expect(201);
+    let manifest = "kind = \"command\"\nentry = \"sh\"\nsecrets = [\"mail-key\", \"model-key\"]\n[build]\ncommands = []\n";
+    let begun = build(&admin, "mailer", tar(&[("wharf.toml", manifest)])).await.expect(202);
+    assert_eq!(ended(&admin, &begun).await.0["state"], "succeeded");
+    let body = json!({"name": "one", "agents": [{"name": "sh", "kind": "shell"}, {"package": "mailer"}]});
+    let wanting = async |word: &str| {
+        let problem = admin.post(SESSIONS, body.clone()).await.refused(422, "invalid_reference");
+        assert_eq!(problem["field"], "agents.1.package", "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("agent mailer wants secret ") && detail.contains(word), "{detail}");
+    };
+    wanting("wharf secret set mail-key").await;
+    for name in ["mail-key", "model-key"] {
+        admin.post("/v1/spaces/lab/secrets", json!({"name": name, "value": "v"})).await.expect(201);
+    }
+    wanting("no connection and no provider of the space uses it").await;
+    let connection = json!({"name": "mail", "match": {"host": "mail.example"}, "inject": {"basic": "x", "secret": "mail-key"}});
+    admin.post("/v1/spaces/lab/connections", connection).await.expect(201);
+    wanting("wants secret model-key").await;
+    let provider = json!({"name": "anthropic", "secret": "model-key"});
+    admin.post("/v1/spaces/lab/providers", provider).await.expect(201);
+    admin.post(SESSIONS, body.clone()).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_is_not_what_was_built_is_not_run() {
+    let lab = Lab::at_work().await;
+    let admin = lab.admin().await;
+    admin.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let begun = build(&admin, "greeter", archive(&greeter("Hello", "echo one > built"))).await.expect(202);
+    assert_eq!(ended(&admin, &begun).await.0["state"], "succeeded");
+    let mut owner = lab.db.owner().await;
+    let changed = sqlx::query(
+        "update blob_chunks set data = overlay(data placing 'J'::bytea from position('Hello'::bytea in data) for 1)
+         where position('Hello'::bytea in data) > 0",
+    )
+    .execute(&mut owner)
+    .await
+    .unwrap();
+    assert!(changed.rows_affected() > 0);
+    let made =
+        admin.post(SESSIONS, json!({"name": "one", "agent": {"package": "greeter"}})).await.expect(201);
+    let at = format!("{SESSIONS}/{}", made["id"].as_str().unwrap());
+    until(|| async { admin.get(&at).await.expect(200)["state"] == "error" }).await;
+    let files = admin.get(&format!("{at}/files/opt/wharf/agents/greeter/words.py")).await;
+    assert_ne!(files.status, 200, "{}", files.text());
 }

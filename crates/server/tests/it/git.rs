@@ -949,3 +949,69 @@ async fn git_and_its_hooks_see_nothing_of_the_server() {
     ada.refused(&["push", "origin", "main"], &["declined"]).await;
     assert!(!own.join("post-update.ran").exists());
 }
+
+/// Images as the runtime would tell of them.
+async fn images(lab: &Lab, names: &[&str]) {
+    let mut owner = lab.db.owner().await;
+    for name in names {
+        sqlx::query(
+            "insert into images (id, name, digest, runtime, size_bytes, created_at, seen_at)
+             select gen_random_uuid(), $1, digest, runtime, size_bytes, created_at, seen_at from images limit 1",
+        )
+        .bind(name)
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_builds_all_who_follow_each_where_it_was_built_before_or_its_package_wants_it() {
+    let harbour = Harbour::new().await;
+    let admin = &harbour.admin;
+    images(&harbour.lab, &["tools", "studio"]).await;
+    let work = harbour.begun("w").await;
+    work.ok(&["push", "-q", "origin", "main"]).await;
+    let build = async |agent: &str, more: Value| {
+        admin.post("/v1/spaces/lab/agents", json!({"name": agent})).await.expect(201);
+        let mut body = json!({"git": {"url": "/git/lab/demo.git"}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        admin.post(&format!("/v1/spaces/lab/agents/{agent}/build"), body).await.expect(202)
+    };
+    for n in 0..24 {
+        build(&format!("many-{n:02}"), json!({})).await;
+    }
+    build("special", json!({"image": "studio", "resources": {"memory_mib": 777}})).await;
+    let last = async |agent: &str| {
+        let builds = admin.get(&format!("/v1/spaces/lab/builds?agent={agent}")).await.expect(200);
+        let session =
+            builds["items"].as_array().unwrap().last().unwrap()["session"].as_str().unwrap().to_owned();
+        let session = admin.get(&format!("/v1/spaces/lab/sessions/{session}")).await.expect(200);
+        let (image, memory) = (&session["image"], &session["resources"]["memory_mib"]);
+        (image["name"].as_str().or(image.as_str()).unwrap().to_owned(), memory.as_u64().unwrap())
+    };
+    let usual = last("many-00").await;
+    assert_eq!((usual.0.as_str(), last("special").await), ("base", ("studio".to_owned(), 777)));
+
+    work.write("readme", b"two\n", "two").await;
+    let text = work.ok(&["push", "origin", "main"]).await;
+    assert_eq!(text.matches("build of agent ").count(), 25, "{text}");
+    assert_eq!(last("special").await, ("studio".to_owned(), 777), "as it was asked for before");
+    assert_eq!(last("many-23").await, usual);
+
+    let manifest =
+        b"kind = \"command\"\nentry = \"./run\"\nimage = \"tools\"\n[build.resources]\nmemory_mib = 888\n";
+    work.write("wharf.toml", manifest, "three").await;
+    let text = work.ok(&["push", "origin", "main"]).await;
+    assert_eq!(text.matches("build of agent ").count(), 25, "{text}");
+    assert_eq!(last("many-23").await, ("tools".to_owned(), 888), "as the package wants it");
+    assert_eq!(last("special").await, ("tools".to_owned(), 777), "what somebody named wins over its limits");
+
+    // Another image than the package's is refused before anything is begun.
+    let body = json!({"git": {"url": "/git/lab/demo.git"}, "image": "studio"});
+    let problem = admin.post("/v1/spaces/lab/agents/special/build", body).await.refused(422, "invalid_field");
+    assert!(
+        problem["field"] == "image" && problem["detail"].as_str().unwrap().contains("image tools"),
+        "{problem}"
+    );
+}

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
+use wharf_domain::manifest::Place;
 use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::{AgentId, BuildId, Error, Name, SessionId, SpaceId, Time};
 use wharf_ports::Topic;
@@ -14,7 +15,7 @@ use super::blobs::Blob;
 use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::page::{Page, PageRequest};
-use crate::permit::{New, Permit};
+use crate::permit::{New, Permit, locked};
 use crate::scope::{Row, Scope};
 use crate::sessions::SessionRow;
 use crate::spaces::{name, time, to_json};
@@ -27,11 +28,22 @@ pub enum BuildState {
     Running,
     Succeeded,
     Failed,
+    Cancelled,
 }
 
 impl BuildState {
     pub const fn ended(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
     }
 }
 
@@ -49,6 +61,9 @@ pub struct Build {
     pub source: Value,
     #[serde(skip)]
     pub blob: Option<Uuid>,
+    /// What was asked for with it, or with the build before it. What the package wants is in the package.
+    #[serde(skip)]
+    pub asked: Place,
     pub session: SessionId,
     /// What it became.
     pub version: Option<i32>,
@@ -74,6 +89,7 @@ impl Row for Build {
 pub struct NewBuild {
     pub source: Value,
     pub blob: Option<Blob>,
+    pub asked: Place,
 }
 
 /// One piece of what a build printed.
@@ -96,7 +112,7 @@ impl Scope {
 macro_rules! build_columns {
     () => {
         "b.id, b.space_id, b.agent_id, a.name, b.state, b.reason, b.source, b.blob_id, b.session_id, b.version, \
-         b.attempts, b.created_by, b.created_at, b.started_at, b.ended_at"
+         b.attempts, b.created_by, b.created_at, b.started_at, b.ended_at, b.image, b.resources"
     };
 }
 
@@ -119,8 +135,9 @@ impl Builds<'_> {
         let author = self.0.caller().identity().name.clone();
         let row = sqlx::query(concat!(
             "with b as (
-                insert into builds (id, space_id, agent_id, state, source, blob_id, session_id, created_by, created_at)
-                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8) returning *
+                insert into builds (id, space_id, agent_id, state, source, blob_id, session_id, created_by, created_at,
+                    image, resources)
+                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8, $9, $10::text::json) returning *
              ), o as (
                 -- What a push owed to the agent before this is behind it.
                 delete from push_builds where agent_id = $3
@@ -136,6 +153,8 @@ impl Builds<'_> {
         .bind(session.id.uuid())
         .bind(author)
         .bind(self.0.now().to_utc())
+        .bind(new.asked.image.as_ref().map(Name::as_str))
+        .bind(serde_json::to_string(&new.asked.resources).map_err(Error::internal)?)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;
@@ -148,9 +167,25 @@ impl Builds<'_> {
         Ok(build)
     }
 
+    /// What was asked for with the newest build of an agent; nothing where there is none.
+    pub async fn asked_last(&mut self, agent: AgentId) -> Result<Place, Error> {
+        let space = self.0.space()?.id;
+        let row = sqlx::query(
+            "select image, resources from builds where space_id = $1 and agent_id = $2 order by id desc limit 1",
+        )
+        .bind(space.uuid())
+        .bind(agent.uuid())
+        .fetch_optional(self.0.tx()?)
+        .await
+        .or_domain()?;
+        row.as_ref().map(asked).transpose().map(Option::unwrap_or_default)
+    }
+
     pub async fn permit(&mut self, id: BuildId, verb: Verb) -> Result<Permit<Build>, Error> {
         let space = self.0.space()?.id;
-        let row = sqlx::query(concat!(
+        let row = sqlx::query(locked!(
+            verb,
+            " for update of b",
             "select ",
             build_columns!(),
             " from builds b join agents a on a.id = b.agent_id where b.space_id = $1 and b.id = $2"
@@ -246,6 +281,7 @@ pub(super) fn read(row: &PgRow) -> Result<Build, Error> {
             "queued" => BuildState::Queued,
             "running" => BuildState::Running,
             "succeeded" => BuildState::Succeeded,
+            "cancelled" => BuildState::Cancelled,
             _ => BuildState::Failed,
         },
         reason: row.try_get("reason").or_domain()?,
@@ -258,5 +294,16 @@ pub(super) fn read(row: &PgRow) -> Result<Build, Error> {
         created_at: time(row, "created_at")?,
         started_at: maybe_time(row, "started_at")?,
         ended_at: maybe_time(row, "ended_at")?,
+        asked: asked(row)?,
+    })
+}
+
+/// What was named with a build.
+fn asked(row: &PgRow) -> Result<Place, Error> {
+    let image: Option<String> = row.try_get("image").or_domain()?;
+    let resources: Value = row.try_get("resources").or_domain()?;
+    Ok(Place {
+        image: image.map(|text| text.parse()).transpose().map_err(Error::internal)?,
+        resources: serde_json::from_value(resources).map_err(Error::internal)?,
     })
 }

@@ -3,6 +3,8 @@
 pub mod blobs;
 pub mod builds;
 pub mod cache;
+mod cancel;
+mod place;
 pub mod versions;
 pub mod work;
 
@@ -22,7 +24,7 @@ use crate::scope::{Row, Scope};
 use crate::spaces::{check_version, from_json, name, split, time, to_json};
 
 pub use builds::{Build, BuildState, Line, NewBuild};
-pub use versions::Version;
+pub use versions::{Unmet, Version};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Agent {
@@ -198,7 +200,7 @@ impl Agents<'_> {
             return Err(Error::new(
                 Code::InUse,
                 format!(
-                    "{open} builds of {} are not at their end; wait for them, or delete their sessions",
+                    "{open} builds of {} are not at their end; wait for them, or cancel them (wharf agent cancel)",
                     permit.name
                 ),
             ));

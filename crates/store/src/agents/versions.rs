@@ -26,7 +26,44 @@ pub struct Version {
 /// Versions that are answered at once; the newest.
 const LISTED: i64 = 500;
 
+/// Why a secret that a package wants would not reach anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// The space has none of that name.
+    Missing,
+    /// It has, and no connection and no provider sends it anywhere.
+    Unused,
+}
+
 impl Agents<'_> {
+    /// Of these secrets, those that a session of the space would have nothing of.
+    pub async fn unmet(&mut self, secrets: &[String]) -> Result<Vec<(String, Unmet)>, Error> {
+        if secrets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let space = self.0.space()?.id;
+        let rows = sqlx::query(
+            "select w.name, s.id is not null as known from unnest($2::text[]) with ordinality w (name, n)
+                left join secrets s on s.space_id = $1 and s.name = w.name
+             where s.id is null or not (
+                exists (select from connections c where c.space_id = $1 and c.secret_id = s.id)
+                or exists (select from providers p where p.space_id = $1 and p.secret = s.name))
+             order by w.n",
+        )
+        .bind(space.uuid())
+        .bind(secrets)
+        .fetch_all(self.0.tx()?)
+        .await
+        .or_domain()?;
+        rows.iter()
+            .map(|row| {
+                let known: bool = row.try_get("known").or_domain()?;
+                let name = row.try_get("name").or_domain()?;
+                Ok((name, if known { Unmet::Unused } else { Unmet::Missing }))
+            })
+            .collect()
+    }
+
     /// Newest first.
     pub async fn versions(&mut self, permit: &Permit<Agent>) -> Result<Vec<Version>, Error> {
         let rows = sqlx::query(

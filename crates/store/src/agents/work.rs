@@ -14,6 +14,7 @@ use super::builds::{Build, build_columns, read};
 use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::permit::Permit;
+use crate::scope::Scope;
 use crate::sessions::SessionRow;
 use crate::spaces::to_json;
 use crate::store::Store;
@@ -45,23 +46,46 @@ impl System {
 }
 
 pub(super) fn lost(id: BuildId) -> Error {
-    Error::new(Code::LeaseLost, format!("the lease of build {id} is held by another operator now"))
+    Error::new(Code::LeaseLost, format!("build {id} is another operator's now, or at its end"))
+}
+
+/// Refuses where another holds the build now, or somebody ended it; holds it until the scope ends.
+pub(super) async fn held(scope: &mut Scope, task: &BuildTask) -> Result<(), Error> {
+    let held = sqlx::query(
+        "select 1 from builds where id = $1 and lease_token = $2 and state = 'running' for update",
+    )
+    .bind(task.build.id.uuid())
+    .bind(task.token)
+    .fetch_optional(scope.tx()?)
+    .await
+    .or_domain()?;
+    held.map(drop).ok_or_else(|| lost(task.build.id))
 }
 
 impl BuildWork {
+    pub(super) async fn scope(&self, space: SpaceId) -> Result<Scope, Error> {
+        self.system.scope(space).await
+    }
+
     pub fn store(&self) -> &Store {
         self.system.store()
     }
 
-    /// The oldest build that nobody works on.
-    pub async fn claim(&self) -> Result<Option<BuildTask>, Error> {
+    /// The oldest build that nobody works on, of the space with the fewest at work; none of one that has `per_space` of them.
+    /// Two operators that look in the same moment may each take one there.
+    pub async fn claim(&self, per_space: u32) -> Result<Option<BuildTask>, Error> {
         let now = self.store().now();
         let row = sqlx::query(concat!(
             "with b as (
                 update builds set state = 'running', lease_owner = $1, lease_token = lease_token + 1, lease_until = $2,
                     attempts = attempts + 1, started_at = coalesce(started_at, $3)
-                where id = (select id from builds where state in ('queued', 'running')
-                    and (lease_until is null or lease_until < $3) order by id limit 1 for update skip locked)
+                where id = (
+                    select w.id from builds w cross join lateral (
+                        select count(*) as busy from builds o
+                        where o.space_id = w.space_id and o.state = 'running' and o.lease_until >= $3
+                    ) n
+                    where w.state in ('queued', 'running') and (w.lease_until is null or w.lease_until < $3) and n.busy < $4
+                    order by n.busy, w.id limit 1 for update of w skip locked)
                 returning *
              ) select ",
             build_columns!(),
@@ -71,6 +95,7 @@ impl BuildWork {
         .bind(self.owner.uuid())
         .bind(now.plus(BUILD_LEASE).to_utc())
         .bind(now.to_utc())
+        .bind(i64::from(per_space))
         .fetch_optional(self.store().pool())
         .await
         .or_domain()?;
@@ -167,16 +192,27 @@ impl BuildWork {
         scope.sessions().permit(&NameOrId::Id(id), Verb::Get).await
     }
 
-    /// What the build may reach from now on.
-    pub async fn reach(&self, task: &BuildTask, network: &Value) -> Result<(), Error> {
-        sqlx::query("update sessions set network = $2::text::json, resource_version = resource_version + 1 where id = $1")
-            .bind(task.build.session.uuid())
-            .bind(network.to_string())
-            .execute(self.store().pool())
-            .await
-            .or_domain()?;
-        self.store().wake(Topic::Session(task.build.session));
-        Ok(())
+    /// What the build may reach from now on. Answers whether that is something else than before.
+    pub async fn reach(&self, task: &BuildTask, network: &Value) -> Result<bool, Error> {
+        let changed: Option<bool> = sqlx::query_scalar(
+            "with b as (
+                select session_id from builds where id = $1 and lease_token = $2 and state = 'running' for update
+             ), s as (
+                update sessions set network = $3::text::json, resource_version = resource_version + 1 from b
+                where sessions.id = b.session_id and sessions.network::jsonb <> $3::text::jsonb returning 1
+             ) select exists (select from s) from b",
+        )
+        .bind(task.build.id.uuid())
+        .bind(task.token)
+        .bind(network.to_string())
+        .fetch_optional(self.store().pool())
+        .await
+        .or_domain()?;
+        let changed = changed.ok_or_else(|| lost(task.build.id))?;
+        if changed {
+            self.store().wake(Topic::Session(task.build.session));
+        }
+        Ok(changed)
     }
 
     /// The build became a version, which is the active one from now on.
@@ -184,17 +220,7 @@ impl BuildWork {
         let build = &task.build;
         let mut scope = self.system.scope(build.space).await?;
         let now = scope.now();
-        let held = sqlx::query(
-            "select 1 from builds where id = $1 and lease_token = $2 and state = 'running' for update",
-        )
-        .bind(build.id.uuid())
-        .bind(task.token)
-        .fetch_optional(scope.tx()?)
-        .await
-        .or_domain()?;
-        if held.is_none() {
-            return Err(lost(build.id));
-        }
+        held(&mut scope, task).await?;
         let version: i32 = sqlx::query_scalar(
             "with a as (
                 update agents set last_version = last_version + 1, active = last_version + 1,
@@ -230,7 +256,7 @@ impl BuildWork {
 
     async fn end(
         &self,
-        scope: &mut crate::scope::Scope,
+        scope: &mut Scope,
         task: &BuildTask,
         state: &str,
         reason: Option<&str>,

@@ -18,8 +18,6 @@ use crate::scope::Scope;
 use crate::spaces::name;
 use crate::system::System;
 
-/// Agents that one push builds.
-const FOLLOWERS: i64 = 20;
 /// Owed builds looked at in one go.
 const PAGE: i64 = 100;
 
@@ -84,10 +82,9 @@ pub(super) async fn owe(
             select a.id, a.name, n.source ->> 'branch' as branch from agents a cross join lateral
                 (select source from builds b where b.agent_id = a.id order by b.id desc limit 1) n
              where a.space_id = $1 and n.source ->> 'repo' = $2 and n.source ->> 'branch' = any($3)
-             order by a.name limit $4
          ), d as (
             insert into push_builds (agent_id, repo_id, branch, push_id, principal, token, impersonator, created_at)
-            select f.id, $5, f.branch, $6, $7, $8, $9, $10 from f
+            select f.id, $4, f.branch, $5, $6, $7, $8, $9 from f
             on conflict (agent_id) do update
             set repo_id = excluded.repo_id, branch = excluded.branch, push_id = excluded.push_id,
                 principal = excluded.principal, token = excluded.token, impersonator = excluded.impersonator,
@@ -98,7 +95,6 @@ pub(super) async fn owe(
     .bind(push.space.uuid())
     .bind(push.repo.to_string())
     .bind(branches)
-    .bind(FOLLOWERS)
     .bind(push.repo.uuid())
     .bind(push.id.uuid())
     .bind(by.principal.uuid())

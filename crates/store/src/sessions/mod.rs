@@ -97,7 +97,11 @@ impl Sessions<'_> {
         self.0.judge(&session.to_string(), row, verb).await
     }
 
-    async fn find(&mut self, session: &NameOrId<SessionId>, verb: Verb) -> Result<Option<SessionRow>, Error> {
+    pub(crate) async fn find(
+        &mut self,
+        session: &NameOrId<SessionId>,
+        verb: Verb,
+    ) -> Result<Option<SessionRow>, Error> {
         let space = self.0.space()?.id.uuid();
         let (id, name) = match session {
             NameOrId::Id(id) => (Some(id.uuid()), None),

@@ -37,6 +37,12 @@ fn told(settings: &Settings) -> wharf_operator::Settings {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     wharf_operator::Settings {
         warm: settings.warm.iter().map(|(image, count)| (image.clone(), *count)).collect(),
+        builds: wharf_operator::Builds {
+            parallel: settings.builds.parallel as usize,
+            per_space: settings.builds.per_space,
+            max_seconds: settings.builds.max_seconds,
+            max_resources: settings.sessions.max_resources,
+        },
         keep_deleted: Duration::from_secs(u64::from(settings.retention.deleted_sessions_days) * 86_400),
         // One data directory is used by one installation at a time, so this names the operator over its restarts.
         ..wharf_operator::Settings::of(format!("{host}:{}", settings.data_dir.display()))

@@ -14,7 +14,12 @@ pub struct Beyond {
     dir: tempfile::TempDir,
     pub plain: u16,
     pub secure: u16,
+    /// Where it is the public registries.
+    registries: Option<String>,
 }
+
+/// Whose names it answers to where it is the public registries.
+const REGISTRIES: &str = "pypi.org files.pythonhosted.org registry.npmjs.org deb.debian.org";
 
 impl Beyond {
     pub fn start() -> Self {
@@ -23,6 +28,16 @@ impl Beyond {
 
     /// With this password of robot's, the only one who may clone `private.git`.
     pub fn knowing(password: &str) -> Self {
+        Self::serving(password, None)
+    }
+
+    /// Also under the names, and on the ports, of the registries that package managers ask when they are told nothing.
+    pub fn with_registries() -> Self {
+        let number = std::process::id();
+        Self::serving("let-me-in", Some(format!("127.88.{}.{}", number >> 8 & 255, number & 255)))
+    }
+
+    fn serving(password: &str, registries: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let (certificate, key) = (at("certificate.pem"), at("key.pem"));
@@ -32,6 +47,7 @@ impl Beyond {
         let mut child = Command::new("python3")
             .arg(scripts.join("beyond.py"))
             .args([at("shelf").as_str(), &certificate, &key, password])
+            .args(&registries)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -48,7 +64,12 @@ impl Beyond {
             .status()
             .unwrap();
         assert!(filled.success());
-        Self { child, dir, plain, secure }
+        Self { child, dir, plain, secure, registries }
+    }
+
+    /// A directory of the machine, below `/{name}/`.
+    pub fn shelve(&self, name: &str, directory: &Path) {
+        std::os::unix::fs::symlink(directory, self.dir.path().join("shelf").join(name)).unwrap();
     }
 
     /// Its authority's certificate, where every process of the machine may read it.
@@ -85,13 +106,16 @@ impl Beyond {
 
     /// The world as the installation sees it.
     pub fn outside(&self) -> Outside {
+        let mut private = vec![format!("127.0.0.1:{}", self.plain), format!("127.0.0.1:{}", self.secure)];
+        let mut hosts =
+            "127.0.0.1 localhost files.test denied.test inner.test\n10.1.2.3 rebound.test\n".to_owned();
+        if let Some(address) = &self.registries {
+            private.extend([format!("{address}:80"), format!("{address}:443")]);
+            hosts.extend([address.as_str(), " ", REGISTRIES, "\n"]);
+        }
         Outside {
-            settings: format!(
-                "\n[gateway]\nallow_private = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n",
-                self.plain, self.secure
-            ),
-            hosts: "127.0.0.1 localhost files.test denied.test inner.test\n10.1.2.3 rebound.test\n"
-                .to_owned(),
+            settings: format!("\n[gateway]\nallow_private = {private:?}\n"),
+            hosts,
             ..Outside::default()
         }
     }
@@ -119,10 +143,14 @@ impl Drop for Beyond {
     }
 }
 
-/// An authority, and what it says of files.test.
+/// An authority, and what it says of files.test and the registries.
 fn certify(dir: &Path) {
-    let config = "[req]\ndistinguished_name = name\n[name]\n[authority]\nbasicConstraints = critical, CA:TRUE\n\
-        [server]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = DNS:files.test\n";
+    let names =
+        REGISTRIES.split(' ').fold("DNS:files.test".to_owned(), |all, name| format!("{all}, DNS:{name}"));
+    let config = format!(
+        "[req]\ndistinguished_name = name\n[name]\n[authority]\nbasicConstraints = critical, CA:TRUE\n\
+         [server]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = {names}\n"
+    );
     std::fs::write(dir.join("openssl.cnf"), config).unwrap();
     let new = [
         "req",

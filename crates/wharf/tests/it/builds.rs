@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::beyond::Beyond;
 use crate::cli::User;
-use crate::installation::{Installation, Outside, Runtime, image_archive, possible_on};
+use crate::debian;
+use crate::installation::{Installation, Outside, Runtime, image_archive, possible, possible_on};
 use crate::on_every_runtime;
 
 fn example(name: &str) -> PathBuf {
@@ -20,7 +21,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
-fn write(dir: &Path, files: &[(&str, &str)]) {
+fn write(dir: &Path, files: Files) {
     for (name, text) in files {
         std::fs::write(dir.join(name), text).unwrap();
     }
@@ -69,7 +70,7 @@ fn login(wharf: &Installation) -> User {
 async fn start(beyond: &Beyond, archive: &Path, runtime: Runtime) -> Installation {
     let outside = beyond.outside();
     let settings = format!("{}ca_file = \"{}\"\n", outside.settings, beyond.authority().display());
-    let wharf = Installation::start_with(&Outside { settings, runtime, ..outside }).await;
+    let wharf = Installation::start_with(&Outside { settings, runtime, room_mib: 4096, ..outside }).await;
     wharf.import(archive, "base").await;
     wharf
 }
@@ -78,10 +79,18 @@ on_every_runtime!(the_samples_are_built_in_sessions_and_conversed_with);
 
 async fn the_samples_are_built_in_sessions_and_conversed_with(runtime: Runtime) {
     let (true, Some(archive)) = (possible_on(runtime), image_archive("base")) else { return };
-    let beyond = Beyond::start();
-    let wharf = start(&beyond, &archive, runtime).await;
-    let admin = login(&wharf);
+    // What Debian's own packages are installed from is on this machine; nothing else of the image differs.
+    let beyond = Beyond::with_registries();
     let trees = tempfile::tempdir().unwrap();
+    let image = trees.path().join("base.tar");
+    let wharf = if runtime == Runtime::Native {
+        beyond.shelve("rust", &debian::repository(&archive, "cargo"));
+        debian::installs_from(&archive, "deb [trusted=yes] http://deb.debian.org/rust ./", &image);
+        start(&beyond, &image, runtime).await
+    } else {
+        start(&beyond, &archive, runtime).await
+    };
+    let admin = login(&wharf);
     let tree = |name: &str| {
         let dir = trees.path().join(name);
         std::fs::create_dir(&dir).unwrap();
@@ -116,21 +125,34 @@ async fn the_samples_are_built_in_sessions_and_conversed_with(runtime: Runtime) 
     admin.ok(&["session", "create", "two", "--agent", "clerk", "--wait"], b"");
     assert!(answers(&admin, "two", "rope rope anchor").contains("rope (2), anchor (1)"));
 
-    // The Agent Client Protocol, and Rust that was compiled before, from directories.
+    // The Agent Client Protocol, from a directory.
     built(&admin, &["notes", "--path", example("notes").to_str().unwrap()]);
     admin.ok(&["session", "create", "three", "--agent", "notes", "--wait"], b"");
     assert!(answers(&admin, "three", "buy rope").contains("Noted."));
     assert!(answers(&admin, "three", "notes").contains("- buy rope"));
-    let abacus = tree("abacus");
-    std::fs::create_dir_all(abacus.join("bin")).unwrap();
-    let compiled = Command::new("rustc")
-        .args(["--edition", "2024", "-o"])
-        .arg(abacus.join("bin/abacus"))
-        .arg(abacus.join("src/main.rs"))
-        .status()
-        .unwrap();
-    assert!(compiled.success());
-    built(&admin, &["abacus", "--path", abacus.to_str().unwrap()]);
+
+    // Rust, by its Cargo.toml alone: what compiles it is installed, through the gateway, where it is compiled. One runtime shows
+    // that; on the other the machine's own compiler did it before.
+    if runtime == Runtime::Native {
+        let log = built(&admin, &["abacus", "--path", example("abacus").to_str().unwrap()]);
+        for word in ["an agent of kind command, by its Cargo.toml", "Compiling abacus", "Installed package"] {
+            assert!(log.contains(word), "{word}: {log}");
+        }
+    } else {
+        let abacus = tree("abacus");
+        write(
+            &abacus,
+            &[("wharf.toml", "kind = \"command\"\nentry = \"./abacus\"\n[build]\ncommands = []\n")],
+        );
+        let source = abacus.join("src/main.rs");
+        let compiled = Command::new("rustc")
+            .args(["--edition", "2021", "-o"])
+            .args([abacus.join("abacus"), source])
+            .status()
+            .unwrap();
+        assert!(compiled.success());
+        built(&admin, &["abacus", "--path", abacus.to_str().unwrap()]);
+    }
     admin.ok(&["session", "create", "four", "--agent", "abacus", "--wait"], b"");
     assert!(answers(&admin, "four", "12 crates and 30 barrels").contains("The sum is 42."));
 
@@ -147,6 +169,69 @@ async fn the_samples_are_built_in_sessions_and_conversed_with(runtime: Runtime) 
     let sessions = admin.json(&["session", "list"]);
     let names: Vec<&str> = sessions.as_array().unwrap().iter().filter_map(|s| s["name"].as_str()).collect();
     assert_eq!(names.len(), 5, "{names:?}");
+    drop(admin);
+    wharf.finish();
+}
+
+/// Names and texts.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+/// Makes wheels of its project with nothing from outside.
+const BACKEND: &str = r#"
+import zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "quay-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.writestr("quay-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: quay\nVersion: 1\nRequires-Dist: harbour\n")
+        wheel.writestr("quay-1.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("quay-1.dist-info/RECORD", "quay-1.dist-info/METADATA,,\nquay-1.dist-info/WHEEL,,\nquay-1.dist-info/RECORD,,\n")
+    return name
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_without_a_manifest_are_recognised_and_installed_from_where_everybody_does() {
+    let (true, Some(archive)) = (possible(), image_archive("base")) else { return };
+    let beyond = Beyond::with_registries();
+    let wharf = start(&beyond, &archive, Runtime::Native).await;
+    let admin = login(&wharf);
+    // The registries' own certificates are the gateway's business, as with any that wants a credential.
+    admin.ok(&["secret", "set", "robot", "--file", "-"], b"let-me-in");
+    for host in ["pypi.org", "registry.npmjs.org"] {
+        let name = host.replace('.', "-");
+        admin.ok(
+            &["connection", "create", &name, "--host", host, "--basic", "robot", "--key-secret", "robot"],
+            b"",
+        );
+    }
+    let trees = tempfile::tempdir().unwrap();
+    let agent = "import harbour\ndef answer(message, context):\n    return f'{harbour.BERTHS} berths'\n";
+    let project = "[project]\nname = \"quay\"\nversion = \"1\"\ndependencies = [\"harbour\"]\n\
+        [build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
+    let package =
+        r#"{"name": "bell", "type": "module", "main": "index.js", "dependencies": {"harbour": "^1.0.0"}}"#;
+    let script = "import harbour from 'harbour';\nexport default () => `${harbour} berths`;\n";
+    let cases: [(&str, &str, Files); 3] = [
+        (
+            "pier",
+            "kind python, by its requirements.txt",
+            &[("requirements.txt", "harbour\n"), ("agent.py", agent)],
+        ),
+        (
+            "quay",
+            "kind python, by its pyproject.toml",
+            &[("pyproject.toml", project), ("backend.py", BACKEND), ("main.py", agent)],
+        ),
+        ("bell", "kind node, by its package.json", &[("package.json", package), ("index.js", script)]),
+    ];
+    for (name, seen, files) in cases {
+        let tree = trees.path().join(name);
+        std::fs::create_dir(&tree).unwrap();
+        write(&tree, files);
+        let log = built(&admin, &[name, "--path", tree.to_str().unwrap()]);
+        assert!(log.contains(seen), "{log}");
+        admin.ok(&["session", "create", name, "--agent", name, "--wait"], b"");
+        assert!(answers(&admin, name, "how many?").contains("7 berths"), "{log}");
+    }
     drop(admin);
     wharf.finish();
 }
@@ -307,6 +392,14 @@ async fn a_push_to_a_repository_of_wharfs_own_builds_the_agents_that_follow_it(r
     let out = admin.run(&["agent", "log", &build], b"");
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stdout));
     assert_eq!(admin.json(&["agent", "get", "triage"])["active_version"], 2);
+
+    // Another image and other limits, as the package comes to want them.
+    let manifest = "kind = \"command\"\nentry = [\"./run\"]\n[build]\nimage = \"tiny\"\n\
+        commands = [\"busybox | head -n 1; printf '#!/bin/sh' > run; chmod +x run\"]\n[build.resources]\nmemory_mib = 300\n";
+    std::fs::write(tree.path().join("wharf.toml"), manifest).unwrap();
+    let build = push("main").expect("it is built");
+    let log = admin.says(&["agent", "log", &build]);
+    assert!(log.contains("BusyBox") && log.contains("succeeded"), "{log}");
 
     // What is not there is said before anything is begun.
     for (url, said) in [

@@ -89,6 +89,8 @@ pub struct Outside {
     pub runtime: Runtime,
     /// More of `wharf.toml`, above its tables.
     pub above: String,
+    /// What its sessions may write together, in MiB; 1024 where it is 0.
+    pub room_mib: u32,
 }
 
 impl From<Runtime> for Outside {
@@ -162,9 +164,10 @@ impl Installation {
             data.join("wharf.toml"),
             format!(
                 "listen = \"{address}\"\n{above}{}\n[jailer]\ncgroup_prefix = \"{prefix}\"\nid_base = {}\n\
-                 loop_size_mib = 1024\n\n[log]\nlevel = \"warn\"\n\n[warm]\nbase = 0\n{tables}{}",
+                 loop_size_mib = {}\n\n[log]\nlevel = \"warn\"\n\n[warm]\nbase = 0\n{tables}{}",
                 outside.above,
                 1_100_000_000 + u64::from(number % 1000) * 1_000_000,
+                outside.room_mib.max(1024),
                 outside.settings,
             ),
         )

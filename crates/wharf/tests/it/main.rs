@@ -6,6 +6,7 @@ mod builds;
 mod canary;
 mod cli;
 mod crash;
+mod debian;
 mod desktop;
 mod docker;
 mod egress;

@@ -99,10 +99,10 @@ pub struct ActivateVersion {
 pub struct StartBuild {
     /// Where the source is.
     pub git: GitSource,
-    /// The image it is built in; the space's default, else `base`.
+    /// The image it is built in; the one its `wharf.toml` names, else the space's default, else `base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Name>,
-    /// Limits of the build's computer; those absent are the space's defaults.
+    /// Limits of the build's computer; those absent are what its `wharf.toml` asks for, else the space's defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourcesPatch>,
 }
@@ -134,6 +134,8 @@ pub enum BuildState {
     Succeeded,
     /// It did not; `reason` says why, the log how.
     Failed,
+    /// Somebody did not want it any more; `reason` says who.
+    Cancelled,
 }
 
 /// Turning an agent's source into a version.
@@ -145,7 +147,7 @@ pub struct Build {
     pub agent: Name,
     /// How it stands.
     pub state: BuildState,
-    /// Why it failed.
+    /// Why it failed, or who cancelled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `{git: {url, ref, commit}}` or `{upload: digest}`; of a repository of the space also `repo` (its id) and `branch`.

@@ -1,6 +1,7 @@
 """What sessions of the tests reach: files, git over HTTP, an echo of requests and a WebSocket echo, in the clear and over TLS.
 
-usage: beyond.py DIRECTORY CERTIFICATE KEY [PASSWORD]; prints its two ports. PASSWORD is robot's for /git/private.git.
+usage: beyond.py DIRECTORY CERTIFICATE KEY [PASSWORD [ADDRESS]]; prints its two ports. PASSWORD is robot's for /git/private.git.
+At ADDRESS it listens as public registries do, on 80 and 443.
 
 What says who asks is never sent back as it was, but as its SHA-256: /digest, and what the model at /model says.
 """
@@ -108,12 +109,21 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
 
-plain = Server(("127.0.0.1", 0), Beyond)
-secure = Server(("127.0.0.1", 0), Beyond)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(certificate, key)
-# The handshake is each connection's own thread's work.
-secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
-threading.Thread(target=plain.serve_forever, daemon=True).start()
+
+
+def listen(address, port, is_secure):
+    server = Server((address, port), Beyond)
+    if is_secure:
+        # The handshake is each connection's own thread's work.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return server
+
+
+plain, secure = listen("127.0.0.1", 0, False), listen("127.0.0.1", 0, True)
+registries = [listen(address, port, port == 443) for address in sys.argv[5:] for port in (80, 443)]
+for server in [plain, *registries]:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
 print(plain.server_address[1], secure.server_address[1], flush=True)
 secure.serve_forever()

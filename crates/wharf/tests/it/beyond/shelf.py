@@ -26,7 +26,7 @@ with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(name, text)
 name = "harbour-1.0-py3-none-any.whl"
 write(f"wheels/{name}", wheel.getvalue())
-write("simple/harbour/index.html", f'<a href="{base}/wheels/{name}">{name}</a>'.encode())
+write("simple/harbour/index.html", f'<a href="../../wheels/{name}">{name}</a>'.encode())
 
 package = io.BytesIO()
 with tarfile.open(fileobj=package, mode="w:gz") as archive:
@@ -38,13 +38,13 @@ with tarfile.open(fileobj=package, mode="w:gz") as archive:
 package = package.getvalue()
 write("npm/-/harbour-1.0.0.tgz", package)
 dist = {
-    "tarball": f"{base}/npm/-/harbour-1.0.0.tgz",
     "shasum": hashlib.sha1(package).hexdigest(),
     "integrity": "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode(),
 }
-write("npm/harbour", json.dumps({
-    "name": "harbour", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": {**manifest, "dist": dist}},
-}).encode())
+# Below a path of its own, and where npm looks when it is told nothing.
+for path, at in [("npm/harbour", base), ("harbour", "https://registry.npmjs.org")]:
+    found = {**manifest, "dist": {**dist, "tarball": f"{at}/npm/-/harbour-1.0.0.tgz"}}
+    write(path, json.dumps({"name": "harbour", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": found}}).encode())
 
 with tempfile.TemporaryDirectory() as tree:
     os.makedirs(f"{tree}/p/DEBIAN")
