@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 /// How long the gateway may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Silence after which an answer is given up: models that think send nothing for minutes.
+/// Silence after which an answer is given up, unless somebody says otherwise: models that think send nothing for minutes.
 pub const SILENCE: Duration = Duration::from_secs(300);
 /// Bytes of a body that is read as a whole.
 pub const BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -41,6 +41,8 @@ pub struct Gateway {
     socket: PathBuf,
     /// What is trusted behind it.
     certificates: PathBuf,
+    /// After so much of it an answer is given up.
+    silence: Duration,
 }
 
 /// An answer whose body is still coming.
@@ -49,19 +51,26 @@ pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     body: Incoming,
+    silence: Duration,
 }
 
 impl Gateway {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let certificates =
             std::env::var_os("SSL_CERT_FILE").map_or_else(|| CERTIFICATES.into(), PathBuf::from);
-        Self { socket: socket.into(), certificates }
+        Self { socket: socket.into(), certificates, silence: SILENCE }
     }
 
     /// Trusts these and no others.
     #[must_use]
     pub fn trusting(self, certificates: impl Into<PathBuf>) -> Self {
         Self { certificates: certificates.into(), ..self }
+    }
+
+    /// Gives an answer up after so much silence, and not before.
+    #[must_use]
+    pub fn patient(self, silence: Duration) -> Self {
+        Self { silence, ..self }
     }
 
     pub fn socket(&self) -> &Path {
@@ -115,12 +124,12 @@ impl Gateway {
         }
         let request =
             request.body(Full::new(Bytes::from(body))).map_err(|e| format!("{url:?} is no address: {e}"))?;
-        let answer: Response<Incoming> = tokio::time::timeout(SILENCE, sender.send_request(request))
+        let answer: Response<Incoming> = tokio::time::timeout(self.silence, sender.send_request(request))
             .await
-            .map_err(|_| format!("no answer within {} s", SILENCE.as_secs()))?
+            .map_err(|_| format!("no answer within {} s", self.silence.as_secs()))?
             .map_err(|e| format!("the connection broke: {e}"))?;
         let (parts, body) = answer.into_parts();
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, silence: self.silence })
     }
 }
 
@@ -180,9 +189,9 @@ impl Answer {
     /// The next bytes; `None` at the proper end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, String> {
         loop {
-            let frame = tokio::time::timeout(SILENCE, self.body.frame())
+            let frame = tokio::time::timeout(self.silence, self.body.frame())
                 .await
-                .map_err(|_| format!("nothing came for {} s", SILENCE.as_secs()))?;
+                .map_err(|_| format!("nothing came for {} s", self.silence.as_secs()))?;
             match frame {
                 None => return Ok(None),
                 Some(Err(e)) => return Err(format!("the connection broke: {e}")),

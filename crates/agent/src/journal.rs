@@ -60,6 +60,11 @@ pub enum Entry {
         #[serde(default)]
         paused: bool,
     },
+    /// Tokens of a call of the model whose answer is no part of the conversation: a summary, a refusal, a context that was
+    /// full. The turn pays for it all the same.
+    Spent {
+        tokens: Tokens,
+    },
     /// What the guardrails said of a call: why it must not run, or what its input is now.
     Judged {
         id: String,

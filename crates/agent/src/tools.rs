@@ -122,6 +122,11 @@ impl Tools {
         self.mcp.refresh().await;
     }
 
+    /// Takes in what servers of tools said of theirs since they were listed.
+    pub async fn hear(&mut self) {
+        self.mcp.hear().await;
+    }
+
     /// As the model is told of them; the order is always the same, for the sake of caches.
     pub fn definitions(&self) -> Vec<ToolDef> {
         let mut all = Vec::new();

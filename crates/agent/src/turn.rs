@@ -3,13 +3,15 @@
 //! What is next follows from the journal ([`history::position`]), never from memory: a turn that begins and one that goes on after
 //! a crash are the same loop.
 
+mod room;
+
 use serde_json::json;
 use wharf_domain::TurnId;
 use wharf_wire::host::agent::FromAgent;
 use wharf_wire::host::computer_use::{CONTEXT_TOKENS, ComputerUse, MAX_ROUNDS, MAX_TOKENS};
 use wharf_wire::host::turn::{Reason, Usage};
 
-use crate::block::{Block, Part, Tokens, ToolResult, ToolUse};
+use crate::block::{Block, Tokens, ToolResult, ToolUse};
 use crate::cancel::Cancel;
 use crate::compact;
 use crate::guard::Verdict;
@@ -28,8 +30,6 @@ const RESUMES: usize = 5;
 const CUTS: usize = 3;
 /// Times room is made for one answer.
 const COMPACTIONS: u32 = 2;
-/// Tokens of a summary.
-const SUMMARY_TOKENS: u32 = 8192;
 
 const CONTINUE: &str =
     "[Your answer was cut at its greatest length. Go on where it ended; do things in smaller steps.]";
@@ -104,7 +104,7 @@ impl Run<'_> {
     fn tokens(&self) -> Tokens {
         let mut all = Tokens::default();
         for (_, entry) in self.entries() {
-            if let Entry::Answer { tokens, .. } = entry {
+            if let Entry::Answer { tokens, .. } | Entry::Spent { tokens } = entry {
                 all.add(*tokens);
             }
         }
@@ -190,6 +190,16 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Servers of tools may have said that theirs have changed, or been asked for something that changes them.
+    async fn hear_of_tools(&mut self) -> Result<(), Trouble> {
+        let Some(tools) = &mut self.agent.tools else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = self.cancel.wait() => Err(Trouble::Cancelled),
+            () = tools.hear() => Ok(()),
+        }
+    }
+
     async fn run_tools(&mut self, open: Vec<(ToolUse, bool)>) -> Result<(), Trouble> {
         let mut screen_failed = false;
         for (at, (used, had_started)) in open.iter().enumerate() {
@@ -249,13 +259,6 @@ impl Run<'_> {
         if rounds >= limit as usize {
             return over(format!("the turn reached its limit of {limit} calls of the model"));
         }
-        let tokens = self.tokens();
-        let used = tokens.input + tokens.output;
-        if let Some(budget) = self.agent.config.token_budget
-            && used >= budget
-        {
-            return over(format!("the turn used {used} tokens; its budget is {budget}"));
-        }
         let cuts = self
             .entries()
             .iter()
@@ -270,6 +273,19 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Before each call of the model, whatever it is for.
+    fn check_tokens(&self) -> Result<(), Trouble> {
+        let tokens = self.tokens();
+        let used = tokens.input + tokens.output;
+        match self.agent.config.token_budget {
+            Some(budget) if used >= budget => {
+                let detail = format!("the turn used {used} tokens; its budget is {budget}");
+                Err(Trouble::Failed(Reason::Budget, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn max_tokens(&self) -> u32 {
         self.agent.config.max_tokens.unwrap_or(MAX_TOKENS)
     }
@@ -281,8 +297,10 @@ impl Run<'_> {
     /// Asks the model until it has answered, and keeps the answer.
     async fn ask(&mut self) -> Result<(), Trouble> {
         self.check_budget()?;
+        self.hear_of_tools().await?;
         let mut compactions = 0;
         loop {
+            self.check_tokens()?;
             let messages = history::messages(&self.agent.journal.entries);
             let used = compact::in_use(&self.agent.journal.entries, &messages);
             if compactions == 0 && compact::is_full(self.context(), self.max_tokens(), used) {
@@ -293,6 +311,7 @@ impl Run<'_> {
             }
             match self.ask_once(&messages).await {
                 Ok(answer) if answer.stop == Stop::Full => {
+                    self.spent(&answer)?;
                     compactions += 1;
                     if compactions > COMPACTIONS || !self.compact().await? {
                         return Err(Trouble::Failed(Reason::Model, "the model's context is full".into()));
@@ -380,17 +399,30 @@ impl Run<'_> {
         }
     }
 
-    fn answered(&mut self, answer: Answer) -> Result<(), Trouble> {
-        self.talk.quiet();
-        let Answer { blocks, stop, tokens, model } = answer;
+    fn tell_usage(&self, answer: &Answer) {
+        let Answer { tokens, model, .. } = answer;
         self.talk.event(
             "usage",
             json!({"input_tokens": tokens.input, "output_tokens": tokens.output, "cached_tokens": tokens.cached,
                 "model": model.as_deref().unwrap_or(&self.agent.config.model)}),
         );
-        if let Stop::Refused(why) = stop {
-            return Err(Trouble::Failed(Reason::Model, why));
+    }
+
+    /// Keeps what an answer cost that is not kept itself.
+    fn spent(&mut self, answer: &Answer) -> Result<(), Trouble> {
+        self.tell_usage(answer);
+        self.agent.journal.append(Entry::Spent { tokens: answer.tokens })?;
+        Ok(())
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), Trouble> {
+        self.talk.quiet();
+        if let Stop::Refused(why) = &answer.stop {
+            self.spent(&answer)?;
+            return Err(Trouble::Failed(Reason::Model, why.clone()));
         }
+        self.tell_usage(&answer);
+        let Answer { blocks, stop, tokens, .. } = answer;
         let calls = blocks.iter().any(|b| matches!(b, Block::ToolUse(_)));
         let (cut, paused) = (stop == Stop::Cut, stop == Stop::Paused);
         self.keep(Entry::Answer { blocks, tokens, cut, paused })?;
@@ -399,92 +431,9 @@ impl Run<'_> {
         }
         Ok(())
     }
-
-    /// Puts the older part of the conversation into few words. False: there is nothing to be gained.
-    async fn compact(&mut self) -> Result<bool, Trouble> {
-        let context = self.context();
-        let entries = &self.agent.journal.entries;
-        let Some(upto) = compact::cut(entries, context) else { return Ok(false) };
-        let pieces = compact::pieces(entries, upto, context);
-        let in_hand = compact::in_hand(entries, upto);
-        self.talk.event("compacting", json!({"pieces": pieces.len()}));
-        let mut memory = String::new();
-        for piece in pieces {
-            let text = if memory.is_empty() {
-                piece
-            } else {
-                format!("The memory of what was before:\n\n{memory}\n\nWhat came then:\n\n{piece}")
-            };
-            memory = self.summarise(text).await?;
-        }
-        if let Some(in_hand) = in_hand {
-            memory = format!("{memory}\n\n{in_hand}");
-        }
-        self.agent.journal.append(Entry::Summary { upto, text: memory })?;
-        self.agent.journal.forget_summarised()?;
-        Ok(true)
-    }
-
-    async fn summarise(&mut self, text: String) -> Result<String, Trouble> {
-        let config = &self.agent.config;
-        let messages = [crate::block::Message::User { results: Vec::new(), content: vec![Part::text(text)] }];
-        let request = Request {
-            protocol: config.protocol(),
-            provider: &config.provider,
-            model: &config.model,
-            system: compact::SYSTEM,
-            messages: &messages,
-            tools: &[],
-            max_tokens: SUMMARY_TOKENS.min(self.max_tokens()),
-            thinking_tokens: None,
-            effort: None,
-            key: &self.agent.key,
-            images: &self.agent.place.images,
-            generation: self.agent.generation,
-            thinking: Thinking::Unsaid,
-        };
-        let call = model::call(&request);
-        let mut silent = Silent;
-        let answer = tokio::select! {
-            biased;
-            () = self.cancel.wait() => return Err(Trouble::Cancelled),
-            answer = retry::ask(&self.agent.place.gateway, config.protocol(), &call, &mut silent) => answer,
-        };
-        let answer = answer.map_err(|f| match f {
-            Failure::Passing { why, .. }
-            | Failure::Full(why)
-            | Failure::Tools(why)
-            | Failure::Thinking(why)
-            | Failure::Final(why) => {
-                Trouble::Failed(Reason::Model, format!("the conversation could not be summarised: {why}"))
-            }
-        })?;
-        let said: Vec<&str> = answer
-            .blocks
-            .iter()
-            .filter_map(|b| match b {
-                Block::Text { text } => Some(text.as_str()),
-                _ => None,
-            })
-            .collect();
-        let said = said.join("\n");
-        if said.trim().is_empty() {
-            let detail = "the conversation could not be summarised: the model said nothing";
-            return Err(Trouble::Failed(Reason::Model, detail.into()));
-        }
-        Ok(said)
-    }
 }
 
 enum Asked {
     Cancelled,
     Failed(Failure),
-}
-
-/// A summary is nobody's business while it is made.
-struct Silent;
-
-impl retry::Listener for Silent {
-    fn said(&mut self, _: &[model::Delta]) {}
-    fn again(&mut self, _: u32, _: &str, _: std::time::Duration) {}
 }

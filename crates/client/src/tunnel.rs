@@ -1,6 +1,6 @@
-//! A connection to a port inside a session, as bytes over a WebSocket.
+//! A connection to a port inside a session, or to its desktop, as bytes over a WebSocket.
 //!
-//! Each way ends by itself, as with TCP: the text frame `end` says so.
+//! Each way to a port ends by itself, as with TCP: the text frame `end` says so. A desktop's both ways end together.
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -63,6 +63,11 @@ impl TunnelWriter {
     /// No more will be sent; what the program says still comes.
     pub async fn end(&mut self) -> Result<()> {
         self.put(Message::Text(END)).await
+    }
+
+    /// Ends both ways. What the other side still says is not heard.
+    pub async fn close(&mut self) -> Result<()> {
+        self.put(Message::Close(None)).await
     }
 
     async fn put(&mut self, message: Message) -> Result<()> {

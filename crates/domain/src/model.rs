@@ -154,6 +154,14 @@ pub struct Budget {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 9_007_199_254_740_991_u64)]
     pub cost_micro_usd_per_session: Option<u64>,
+    /// Tokens of all kinds in one turn, whatever kind of agent answers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    pub tokens_per_turn: Option<u64>,
+    /// Cost in one turn, in micro-dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    pub cost_micro_usd_per_turn: Option<u64>,
 }
 
 impl Budget {
@@ -163,7 +171,9 @@ impl Budget {
 
     /// Whether a request whose price is not known would escape it.
     pub fn counts_cost(&self) -> bool {
-        self.cost_micro_usd_per_day.is_some() || self.cost_micro_usd_per_session.is_some()
+        let lines =
+            [self.cost_micro_usd_per_day, self.cost_micro_usd_per_session, self.cost_micro_usd_per_turn];
+        lines.iter().any(Option::is_some)
     }
 }
 
@@ -246,6 +256,8 @@ impl ProviderSpec {
             self.budget.cost_micro_usd_per_day,
             self.budget.tokens_per_session,
             self.budget.cost_micro_usd_per_session,
+            self.budget.tokens_per_turn,
+            self.budget.cost_micro_usd_per_turn,
         ];
         if lines.into_iter().flatten().any(|l| l > crate::quota::MAX) {
             return refuse("budget", format!("a budget is at most {}", crate::quota::MAX));

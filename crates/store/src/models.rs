@@ -44,7 +44,7 @@ pub struct ModelAsk<'a> {
     pub session: SessionId,
     pub provider: &'a Provider,
     pub model: &'a str,
-    /// What it is charged with if this process dies before it settles.
+    /// What it reserves while it is open, and is charged with if this process dies before it settles.
     pub guessed: Tokens,
 }
 
@@ -56,8 +56,9 @@ pub enum ModelBegun {
         /// The session's running turn, if there is one.
         turn: Option<TurnId>,
     },
-    /// A budget of the provider or a quota of the space is used up.
-    Over { limit: &'static str, used: u64, most: u64 },
+    /// A budget of the provider or a quota of the space is used up: by what is settled, or with what requests hold that
+    /// are open.
+    Over { limit: &'static str, used: u64, held: u64, most: u64 },
 }
 
 /// How a request ended.
@@ -99,7 +100,9 @@ pub struct ModelBill {
 }
 
 /// The names that `model_begin` answers with.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 8] = [
+    "tokens_per_turn",
+    "cost_micro_usd_per_turn",
     "tokens_per_day",
     "cost_micro_usd_per_day",
     "tokens_per_session",
@@ -161,7 +164,8 @@ impl System {
         let id = ModelRequestId::new();
         let budget = &ask.provider.spec.budget;
         let guessed_cost = ask.provider.spec.price(ask.model).map_or(0, |p| p.of(ask.guessed));
-        let row = sqlx::query("select * from model_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
+        let begin = "select * from model_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+        let row = sqlx::query(begin)
             .bind(id.uuid())
             .bind(ask.space.uuid())
             .bind(ask.session.uuid())
@@ -171,6 +175,8 @@ impl System {
             .bind(budget.cost_micro_usd_per_day.map(whole))
             .bind(budget.tokens_per_session.map(whole))
             .bind(budget.cost_micro_usd_per_session.map(whole))
+            .bind(budget.tokens_per_turn.map(whole))
+            .bind(budget.cost_micro_usd_per_turn.map(whole))
             .bind(whole(ask.guessed.total()))
             .bind(whole(guessed_cost))
             .bind(self.store.now().to_utc())
@@ -186,7 +192,7 @@ impl System {
             return Err(Error::not_found("space", ask.space));
         };
         let number = |column: &str| row.try_get::<i64, _>(column).map(|n| n.max(0) as u64).or_domain();
-        Ok(ModelBegun::Over { limit, used: number("used")?, most: number("most")? })
+        Ok(ModelBegun::Over { limit, used: number("used")?, held: number("held")?, most: number("most")? })
     }
 
     /// Counts the request once; `false` when it was counted before.

@@ -20,7 +20,7 @@ const VERSION: &str = "2023-06-01";
 const TOOLSET: &str = "computer";
 
 pub fn call(request: &Request<'_>) -> Call {
-    let claude = traits::claude(request.model);
+    let claude = traits::claude(request.model).unwrap_or(traits::OTHER);
     let mut betas = Vec::new();
     let mut body = Map::new();
     body.insert("model".into(), request.model.into());
@@ -40,9 +40,7 @@ pub fn call(request: &Request<'_>) -> Call {
         }
         body.insert("tools".into(), tools.into());
     }
-    if let Some(claude) = claude {
-        think(request, claude, &mut body, &mut betas);
-    }
+    think(request, claude, &mut body, &mut betas);
     body.insert("messages".into(), messages(request).into());
     let mut headers = vec![("anthropic-version", VERSION.to_owned())];
     betas.dedup();

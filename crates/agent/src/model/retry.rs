@@ -194,3 +194,6 @@ pub fn refusal(why: &str) -> Failure {
         Failure::Final(why)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,18 @@ fn requests_of_each_protocol_are_as_its_documentation_has_them() {
 }
 
 #[test]
+fn a_name_nobody_knows_does_not_make_a_setting_vanish() {
+    let unknown = asked(ModelProtocol::Anthropic, "house-model-3", |r| {
+        r.thinking_tokens = Some(2048);
+        r.effort = Some(Effort::High);
+    });
+    assert_eq!(unknown.body["thinking"], json!({"type": "enabled", "budget_tokens": 2048}));
+    assert_eq!(unknown.body["output_config"], json!({"effort": "high"}));
+    let plain = asked(ModelProtocol::Anthropic, "house-model-3", |_| {});
+    assert!(plain.body.get("thinking").is_none() && plain.body.get("output_config").is_none());
+}
+
+#[test]
 fn what_a_provider_would_not_have_back_is_left_out() {
     let forgotten = asked(ModelProtocol::Anthropic, "claude-sonnet-4-5", |r| {
         r.thinking_tokens = Some(2048);

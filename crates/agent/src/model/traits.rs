@@ -59,6 +59,15 @@ pub struct Pictures {
 /// What every model with eyes takes.
 pub const STANDARD: Pictures = Pictures { long_edge: 1568, patches: 1568 };
 
+/// What speaks Messages and is no Claude, as far as its name tells: it is asked for what was configured, in the oldest form.
+pub const OTHER: Claude = Claude {
+    generation: Generation::Described,
+    thinks: Thinks::Budget,
+    effort_beta: false,
+    interleaved_beta: false,
+    pictures: STANDARD,
+};
+
 /// None: no Claude.
 pub fn claude(model: &str) -> Option<Claude> {
     let name = model.rsplit(['/', ':']).find(|part| part.contains("claude")).unwrap_or(model);

@@ -1,7 +1,8 @@
 //! Tools of servers that speak the Model Context Protocol: <https://modelcontextprotocol.io/specification/2025-11-25>.
 //!
 //! A client of what an agent needs of it: `initialize`, `tools/list` with its pages, `tools/call`, cancellation, pings, and the
-//! news that the list has changed. It offers a server nothing: no sampling, no roots, no questions to the user. A server that was
+//! news that the list has changed. Over HTTP no stream is held open to hear that news on: a server that says its list may change
+//! is asked for it again with each turn and after each call of one of its tools. It offers a server nothing: no sampling, no roots, no questions to the user. A server that was
 //! asked for and cannot be had is an error, not a smaller set of tools.
 
 mod http;
@@ -41,6 +42,8 @@ struct Server {
     limit: Duration,
     /// None: it ended, and is started again when it is called.
     connection: Option<Connection>,
+    /// What is known of its tools may be old.
+    stale: bool,
 }
 
 struct Tool {
@@ -48,6 +51,21 @@ struct Tool {
     /// As its server calls it.
     name: String,
     definition: ToolDef,
+}
+
+impl Server {
+    /// Its connection, which is opened again where it has ended.
+    async fn alive(&mut self, place: &Place) -> Result<&mut Connection, String> {
+        if !self.connection.as_ref().is_some_and(Connection::is_alive) {
+            self.connection = None;
+            let again = Connection::open(place, &self.spec).await;
+            self.connection = Some(again.map_err(|e| {
+                format!("The server of this tool is gone and could not be started again: {e}")
+            })?);
+            self.stale = true;
+        }
+        self.connection.as_mut().ok_or_else(|| "The server of this tool is gone.".to_owned())
+    }
 }
 
 #[derive(Default)]
@@ -77,7 +95,8 @@ impl Connection {
             ));
         }
         if let Self::Http(http) = &mut connection {
-            http.speak(&version);
+            let changes = answer.pointer("/capabilities/tools/listChanged").and_then(Value::as_bool);
+            http.speak(&version, changes.unwrap_or(false));
         }
         connection.notify("notifications/initialized").await?;
         Ok(connection)
@@ -107,8 +126,18 @@ impl Connection {
     fn take_changed(&self) -> bool {
         match self {
             Self::Stdio(stdio) => stdio.take_changed(),
-            Self::Http(_) => false,
+            Self::Http(http) => http.take_changed(),
         }
+    }
+
+    /// It no longer knows the session that a request belonged to, and has not looked at it.
+    fn has_forgotten(&self) -> bool {
+        matches!(self, Self::Http(http) if !http.is_alive())
+    }
+
+    /// Whether its list may change without us being told.
+    fn changes_unheard(&self) -> bool {
+        matches!(self, Self::Http(http) if http.changes)
     }
 
     async fn list(&mut self) -> Result<Vec<Value>, String> {
@@ -135,7 +164,12 @@ impl Servers {
             let fail = |why: String| format!("the MCP server {:?} cannot be used: {why}", spec.name);
             let connection = Connection::open(place, spec).await.map_err(fail)?;
             let limit = spec.timeout_seconds.map_or(CALL, |s| Duration::from_secs(u64::from(s)));
-            servers.all.push(Server { spec: spec.clone(), limit, connection: Some(connection) });
+            servers.all.push(Server {
+                spec: spec.clone(),
+                limit,
+                connection: Some(connection),
+                stale: false,
+            });
             servers.list(servers.all.len() - 1).await.map_err(fail)?;
         }
         Ok(servers)
@@ -145,7 +179,10 @@ impl Servers {
     async fn list(&mut self, at: usize) -> Result<(), String> {
         let server = &mut self.all[at];
         let Some(connection) = &mut server.connection else { return Ok(()) };
+        // News of it that come while it is listed are news again.
+        connection.take_changed();
         let listed = connection.list().await?;
+        server.stale = false;
         let spec = server.spec.clone();
         self.tools.retain(|t| t.server != at);
         self.index();
@@ -219,33 +256,50 @@ impl Servers {
         self.by_name.contains_key(name)
     }
 
-    /// Takes in what servers said of their lists since. What fails keeps the list that is known.
+    /// For a new turn: what was said meanwhile, to nobody who would have heard it, is asked for.
     pub async fn refresh(&mut self) {
+        for server in &mut self.all {
+            server.stale |= server.connection.as_ref().is_some_and(Connection::changes_unheard);
+        }
+        self.hear().await;
+    }
+
+    /// Takes in what servers said of their lists since. What fails keeps the list that is known.
+    pub async fn hear(&mut self) {
         for at in 0..self.all.len() {
-            let changed = self.all[at].connection.as_ref().is_some_and(Connection::take_changed);
-            if changed && let Err(why) = self.list(at).await {
+            let server = &mut self.all[at];
+            server.stale |= server.connection.as_ref().is_some_and(Connection::take_changed);
+            if !server.stale {
+                continue;
+            }
+            // Tried once: a server that is away is not asked before each answer.
+            server.stale = false;
+            if let Err(why) = self.list(at).await {
                 eprintln!("the tools of {:?} could not be listed again: {why}", self.all[at].spec.name);
             }
         }
     }
 
     pub async fn call(&mut self, place: &Place, name: &str, input: &Value) -> Result<Outcome, String> {
+        let mut again = false;
         let Some(tool) = self.by_name.get(name).map(|at| &self.tools[*at]) else {
             return Err(format!("There is no tool {name:?} here."));
         };
-        let server = &mut self.all[tool.server];
-        if !server.connection.as_ref().is_some_and(Connection::is_alive) {
-            server.connection = None;
-            let again = Connection::open(place, &server.spec).await;
-            server.connection = Some(again.map_err(|e| {
-                format!("The server of this tool is gone and could not be started again: {e}")
-            })?);
-        }
-        let Some(connection) = &mut server.connection else {
-            return Err("The server of this tool is gone.".into());
+        let (name, server) = (tool.name.clone(), &mut self.all[tool.server]);
+        let limit = server.limit;
+        let answer = loop {
+            let connection = server.alive(place).await?;
+            let params = json!({"name": name, "arguments": input});
+            let answer = connection.request("tools/call", params, limit).await;
+            // Who has forgotten the session has not looked at the request: a new session is told it.
+            let forgotten = answer.is_err() && connection.has_forgotten();
+            let unheard = connection.changes_unheard();
+            server.stale |= unheard;
+            if forgotten && !std::mem::replace(&mut again, true) {
+                continue;
+            }
+            break answer?;
         };
-        let params = json!({"name": tool.name, "arguments": input});
-        let answer = connection.request("tools/call", params, server.limit).await?;
         Ok(outcome(place, &answer))
     }
 }

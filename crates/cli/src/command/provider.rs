@@ -98,7 +98,8 @@ struct Spec {
     /// Dollars per million tokens, by model or pattern: input, output, read from cache, written to cache
     #[arg(long = "price", value_name = "PATTERN=IN,OUT[,CACHED[,WRITE]]|none", value_parser = parse_price)]
     prices: Vec<(String, Option<Price>)>,
-    /// Limit: tokens_per_day, cost_per_day, tokens_per_session or cost_per_session; cost in dollars
+    /// Limit: tokens_per_day, tokens_per_session, tokens_per_turn, and cost_per_day, cost_per_session, cost_per_turn in
+    /// dollars
     #[arg(long = "budget", value_name = "LINE=AMOUNT|none", value_parser = parse_budget)]
     budget: Vec<(Line, Option<u64>)>,
     /// How often to try again when it is overloaded or away
@@ -116,20 +117,24 @@ enum Line {
     CostPerDay,
     TokensPerSession,
     CostPerSession,
+    TokensPerTurn,
+    CostPerTurn,
 }
 
 fn parse_budget(text: &str) -> Result<(Line, Option<u64>), String> {
     let wrong = || {
         format!(
-            "{text:?} is no line of a budget: write tokens_per_day, cost_per_day, tokens_per_session or \
-             cost_per_session, `=`, and an amount or none"
+            "{text:?} is no line of a budget: write tokens_per_day, tokens_per_session, tokens_per_turn, \
+             cost_per_day, cost_per_session or cost_per_turn, `=`, and an amount or none"
         )
     };
     let (line, amount) = text.split_once('=').ok_or_else(wrong)?;
     let line = <Line as clap::ValueEnum>::from_str(line, false).map_err(|_| wrong())?;
     let amount = match (amount, line) {
         ("none", _) => None,
-        (amount, Line::CostPerDay | Line::CostPerSession) => Some(parse_dollars(amount).ok_or_else(wrong)?),
+        (amount, Line::CostPerDay | Line::CostPerSession | Line::CostPerTurn) => {
+            Some(parse_dollars(amount).ok_or_else(wrong)?)
+        }
         (amount, _) => Some(amount.replace('_', "").parse().map_err(|_| wrong())?),
     };
     Ok((line, amount))
@@ -183,6 +188,8 @@ impl Create {
                 Line::CostPerDay => budget.cost_micro_usd_per_day = amount,
                 Line::TokensPerSession => budget.tokens_per_session = amount,
                 Line::CostPerSession => budget.cost_micro_usd_per_session = amount,
+                Line::TokensPerTurn => budget.tokens_per_turn = amount,
+                Line::CostPerTurn => budget.cost_micro_usd_per_turn = amount,
             }
         }
         Ok(api::CreateProvider {
@@ -211,6 +218,8 @@ impl Update {
                 Line::CostPerDay => budget.cost_micro_usd_per_day = Some(*amount),
                 Line::TokensPerSession => budget.tokens_per_session = Some(*amount),
                 Line::CostPerSession => budget.cost_micro_usd_per_session = Some(*amount),
+                Line::TokensPerTurn => budget.tokens_per_turn = Some(*amount),
+                Line::CostPerTurn => budget.cost_micro_usd_per_turn = Some(*amount),
             }
         }
         let whole = |p: Price| api::PricePatch {
@@ -247,6 +256,8 @@ impl Show for api::Provider {
             b.cost_micro_usd_per_day.map(|n| format!("{}/day", dollars(n))),
             b.tokens_per_session.map(|n| format!("{n} tokens/session")),
             b.cost_micro_usd_per_session.map(|n| format!("{}/session", dollars(n))),
+            b.tokens_per_turn.map(|n| format!("{n} tokens/turn")),
+            b.cost_micro_usd_per_turn.map(|n| format!("{}/turn", dollars(n))),
         ];
         let budget: Vec<String> = lines.into_iter().flatten().collect();
         vec![

@@ -3,6 +3,7 @@
 mod agent;
 mod copy;
 mod create;
+mod desktop;
 mod egress;
 mod exec;
 mod fork;
@@ -47,6 +48,8 @@ pub enum Command {
     Shell(shell::Shell),
     /// Take a picture of the screen
     Screenshot(screenshot::Screenshot),
+    /// Bring the desktop to a VNC viewer on this machine
+    Desktop(desktop::Desktop),
     /// Copy files into or out of a session
     Cp(copy::Cp),
     /// Show files of a session
@@ -96,6 +99,7 @@ impl Command {
             Self::Exec(c) => c.run(ctx).await,
             Self::Shell(c) => c.run(ctx).await,
             Self::Screenshot(c) => c.run(ctx).await,
+            Self::Desktop(c) => c.run(ctx).await,
             Self::Cp(c) => c.run(ctx).await,
             Self::Ls(c) => c.run(ctx).await,
             Self::Ps(c) => c.run(ctx).await,

@@ -238,6 +238,12 @@ impl SessionApi {
         Tunnel::open(self.call(Method::GET, ["tunnel"]).query("port", port)).await
     }
 
+    /// The session's screen as RFB (RFC 6143), what VNC viewers speak. Who only looks changes nothing.
+    pub async fn desktop(&self, view_only: bool) -> Result<Tunnel> {
+        let mode = if view_only { "view" } else { "control" };
+        Tunnel::open(self.call(Method::GET, ["desktop"]).query("mode", mode)).await
+    }
+
     /// Makes an immutable copy of files. Takes as long as there are files to copy.
     pub async fn publish(&self, body: &api::Publish) -> Result<api::Published> {
         self.call(Method::POST, ["publish"]).json(body).limit(Some(PUBLISHING)).send_json().await

@@ -56,3 +56,32 @@ async fn an_answer_that_is_no_websocket_is_refused() {
     let session = peer.client().space("lab").session("s");
     assert!(matches!(session.terminal(&Options::default()).await, Err(Error::Protocol { .. })));
 }
+
+#[tokio::test]
+async fn a_desktop_is_bytes_both_ways_until_the_viewer_has_had_enough() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut asked = String::new();
+        let look = |request: &Request, response: Response| {
+            asked = format!("{} {}", request.uri(), request.headers()["authorization"].to_str().unwrap());
+            Ok(response)
+        };
+        let mut socket = tokio_tungstenite::accept_hdr_async(stream, look).await.unwrap();
+        socket.send(Message::Binary(b"RFB 003.008\n".to_vec().into())).await.unwrap();
+        let said = socket.next().await.unwrap().unwrap();
+        let end = socket.next().await.unwrap().unwrap();
+        (asked, said, end)
+    });
+    let client = Client::builder(&url).credential(Credential::token("t")).build().unwrap();
+    let mut tunnel = client.space("lab").session("s").desktop(true).await.unwrap();
+    assert_eq!(tunnel.from.next().await.unwrap().unwrap().as_ref(), b"RFB 003.008\n");
+    tunnel.to.send(b"RFB 003.008\n".to_vec()).await.unwrap();
+    tunnel.to.close().await.unwrap();
+    let (asked, said, end) = server.await.unwrap();
+    assert_eq!(asked, "/v1/spaces/lab/sessions/s/desktop?mode=view Bearer t");
+    assert_eq!(said, Message::Binary(b"RFB 003.008\n".to_vec().into()));
+    assert!(end.is_close(), "{end:?}");
+}

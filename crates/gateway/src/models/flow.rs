@@ -2,6 +2,7 @@
 //! whichever end that is.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,13 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Body as _, Frame};
 use tokio_util::task::TaskTracker;
 use wharf_domain::ModelRequestId;
-use wharf_domain::model::Price;
+use wharf_domain::model::{Price, Tokens};
 use wharf_store::System;
 use wharf_store::models::{ModelBill, ModelEnd};
 
 use super::Slot;
-use super::meter::Meter;
+use super::meter::{Meter, Reading};
+use super::sending::Sending;
 use super::sse::Splitter;
 use crate::body::{Body, BoxError, stream as body_of};
 
@@ -35,7 +37,9 @@ pub(super) struct Charge {
     pub guessed: u64,
     pub status: Option<u16>,
     pub attempts: u32,
-    /// None: the request is over and costs nothing, or the bill is on its way.
+    /// Under way, and nothing of an answer is here: dropped then, the provider works on it for nobody.
+    pub sending: Arc<Sending>,
+    /// None: there is no answer (yet), or the request is over and costs nothing.
     pub meter: Option<Meter>,
     pub settled: bool,
 }
@@ -45,7 +49,13 @@ impl Charge {
         // An answer that is an error costs nothing, however well it arrived.
         let refused = self.status.is_none_or(|s| s >= 400);
         let end = if end == ModelEnd::Done && refused { ModelEnd::Failed } else { end };
-        let reading = self.meter.take().map(|mut m| m.reading(self.guessed));
+        let mut reading = self.meter.take().map(|mut m| m.reading(self.guessed));
+        if self.sending.is_away() {
+            // What it will say nobody will hear; what it had to read is known.
+            let tokens = Tokens { input: self.guessed, ..Tokens::default() };
+            reading = Some(Reading { tokens, estimated: true });
+            self.attempts = self.sending.attempt();
+        }
         let tokens = reading.map(|r| r.tokens).unwrap_or_default();
         ModelBill {
             end,

@@ -9,7 +9,10 @@ mod fault;
 mod flow;
 mod guarded;
 mod meter;
+mod over;
+mod overload;
 mod scripted;
+mod sending;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -30,7 +33,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use wharf_domain::egress::{Host, Target};
 use wharf_domain::model::{Protocol, Tokens};
-use wharf_domain::{Name, ProviderId, SessionId, Time, limits};
+use wharf_domain::{Name, ProviderId, SessionId, limits};
 use wharf_store::Provider;
 use wharf_store::models::{ModelAsk, ModelBegun, ModelEnd, ModelRoute};
 
@@ -239,9 +242,11 @@ async fn answer(
             0
         },
         method: head.method,
-        peeks: call.stream && call.kind == Kind::Messages,
+        peeks: call.stream && call.kind.counted(),
+        sending: charge.as_ref().map(|c| c.sending.clone()).unwrap_or_default(),
     };
     let asked = upstream::ask(&gateway.models.http, &ask).await;
+    ask.sending.is_over();
     drop(ask);
     slot.shrink();
     match asked {
@@ -256,7 +261,6 @@ async fn answer(
         Err(failed) => {
             if let Some(mut charge) = charge {
                 charge.attempts = failed.attempts;
-                charge.meter = None;
                 charge.settle(ModelEnd::Failed).await;
             }
             Err(failed.fault)
@@ -352,8 +356,11 @@ async fn begin(
     };
     let id = match gateway.system.model_begin(&ask).await? {
         ModelBegun::Open { id, .. } => id,
-        ModelBegun::Over { limit, used, most } => {
-            return Err(over(gateway.system.store().now(), session, provider, limit, used, most));
+        ModelBegun::Over { limit, used, held, most } if used < most => {
+            return Err(over::held(session, provider, limit, used, held, most));
+        }
+        ModelBegun::Over { limit, used, most, .. } => {
+            return Err(over::used_up(gateway.system.store().now(), session, provider, limit, used, most));
         }
     };
     Ok(Some(Charge {
@@ -364,37 +371,10 @@ async fn begin(
         guessed,
         status: None,
         attempts: 1,
+        sending: Arc::default(),
         meter: None,
         settled: false,
     }))
-}
-
-/// A limit that is used up, by name, with what it takes to go on.
-fn over(now: Time, session: &Session, provider: &Provider, limit: &str, used: u64, most: u64) -> Fault {
-    let unit = if limit.contains("cost") { "micro-dollars" } else { "tokens" };
-    let (whose, command) = if limit.starts_with("model_") {
-        let space = &session.space_name;
-        (format!("quota {limit} of space {space}"), format!("wharf space update {space} --quota {limit}=…"))
-    } else {
-        let flag = limit.replace("_micro_usd", "");
-        let name = &provider.name;
-        (
-            format!("budget {limit} of provider {name}"),
-            format!("wharf provider update {name} --budget {flag}=…"),
-        )
-    };
-    let mut text = format!("the {whose} is used up: {used} of {most} {unit}");
-    let mut retry_after = None;
-    if limit.ends_with("_per_day") {
-        let day = 86_400;
-        let left = day - now.millis().div_euclid(1000).rem_euclid(day);
-        text = format!("{text} today; a new day begins in {left} s (0:00 UTC), or raise it ({command})");
-        retry_after = u64::try_from(left).ok();
-    } else {
-        text = format!("{text}; raise it ({command})");
-    }
-    let fault = Fault::new(StatusCode::TOO_MANY_REQUESTS, "budget_exceeded", text);
-    Fault { retry_after, retry: Some(false), ..fault }
 }
 
 /// The first use of a key in a session is in the audit log before the key goes out.

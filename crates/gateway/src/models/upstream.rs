@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName,
     RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -17,14 +17,16 @@ use wharf_domain::Plain;
 use wharf_domain::model::{BaseUrl, ProviderSpec};
 
 use super::fault::Fault;
-use super::sse;
+use super::overload::{self, Verdict};
+use super::sending::{Letter, Sending};
 use crate::dial::{Connector, Dialer, Tls};
 use crate::problem::Refusal;
 
 /// A model may think for long before it says the first word.
 const FIRST_WORD: Duration = Duration::from_secs(900);
-/// How long an answer's head is held back to see whether its first event is an error.
+/// How long an answer's head is held back to see whether its first event is an error, and how much of it.
 const FIRST_EVENT: Duration = Duration::from_secs(5);
+const FIRST_BYTES: usize = 256 * 1024;
 /// Pauses double from here up to there.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
@@ -33,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Idle connections to one provider.
 const IDLE: usize = 32;
 
-pub(super) type Http = Client<Connector, Full<Bytes>>;
+pub(super) type Http = Client<Connector, Letter>;
 
 pub(super) fn client(dialer: &Arc<Dialer>, tls: &Tls) -> Http {
     Client::builder(TokioExecutor::new())
@@ -52,6 +54,8 @@ pub(super) struct Ask {
     pub retries: u32,
     /// The answer may be a stream whose first event is an error worth another try.
     pub peeks: bool,
+    /// How far it came, for the bill of one that is given up.
+    pub sending: Arc<Sending>,
 }
 
 /// An answer whose head, and perhaps first piece, is here.
@@ -177,11 +181,20 @@ impl AsRef<[u8]> for Wiped {
 
 /// Asks until there is an answer worth passing on, or the tries are used up; then the last answer is.
 pub(super) async fn ask(http: &Http, ask: &Ask) -> Result<Answer, Failed> {
+    tries(ask, |attempt| once(http, ask, attempt)).await
+}
+
+/// One try after the other, with pauses between them.
+async fn tries<F>(ask: &Ask, mut once: impl FnMut(u32) -> F) -> Result<Answer, Failed>
+where
+    F: Future<Output = Result<Answer, (Fault, bool)>>,
+{
     let mut attempt = 0;
     loop {
         attempt += 1;
         let last = attempt > ask.retries;
-        let pause = match once(http, ask, attempt).await {
+        ask.sending.begins(attempt);
+        let pause = match once(attempt).await {
             Ok(answer) => match again(&answer) {
                 Again::After(after) if !last && after.is_none_or(|a| a <= PATIENCE) => after,
                 _ => return Ok(answer),
@@ -193,6 +206,8 @@ pub(super) async fn ask(http: &Http, ask: &Ask) -> Result<Answer, Failed> {
                 None
             }
         };
+        // It came to nothing, so nobody is charged for it.
+        ask.sending.is_over();
         tokio::time::sleep(pause.unwrap_or_else(|| back_off(attempt))).await;
     }
 }
@@ -208,7 +223,7 @@ fn back_off(attempt: u32) -> Duration {
 
 /// One try. The second part of an error: whether another may do better.
 async fn once(http: &Http, ask: &Ask, attempts: u32) -> Result<Answer, (Fault, bool)> {
-    let mut request = Request::new(Full::new(ask.body.clone()));
+    let mut request = Request::new(Letter::new(ask.body.clone(), ask.sending.clone()));
     *request.method_mut() = ask.method.clone();
     *request.uri_mut() = ask.uri.clone();
     *request.headers_mut() = ask.headers.clone();
@@ -222,18 +237,34 @@ async fn once(http: &Http, ask: &Ask, attempts: u32) -> Result<Answer, (Fault, b
     };
     let mut answer = Answer { response, first: None, attempts };
     if ask.peeks && answer.response.status() == StatusCode::OK && is_stream(answer.response.headers()) {
-        let body = answer.response.body_mut();
-        match tokio::time::timeout(FIRST_EVENT, body.frame()).await {
-            Ok(Some(Ok(frame))) => answer.first = frame.into_data().ok(),
-            Ok(Some(Err(error))) => {
+        match begin(answer.response.body_mut()).await {
+            Ok(first) => answer.first = (!first.is_empty()).then_some(first),
+            Err(error) => {
                 let text = format!("the provider's answer broke off before its first word: {error}");
                 return Err((Fault::new(StatusCode::BAD_GATEWAY, "provider_broke_off", text), true));
             }
-            // It is slow, or empty: for the session to see.
-            Ok(None) | Err(_) => {}
         }
     }
     Ok(answer)
+}
+
+/// What a stream begins with, up to the event that tells whether it will be an answer.
+async fn begin(body: &mut Incoming) -> Result<Bytes, hyper::Error> {
+    let until = tokio::time::Instant::now() + FIRST_EVENT;
+    let mut first = BytesMut::new();
+    while first.len() < FIRST_BYTES && overload::verdict(&first) == Verdict::Unsaid {
+        match tokio::time::timeout_at(until, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    first.extend_from_slice(&data);
+                }
+            }
+            Ok(Some(Err(error))) => return Err(error),
+            // It is slow, or over: for the session to see.
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Ok(first.freeze())
 }
 
 pub(super) fn is_stream(headers: &HeaderMap) -> bool {
@@ -270,7 +301,7 @@ fn again(answer: &Answer) -> Again {
     let worth = match (said, status) {
         (Some(b"false"), _) => false,
         (Some(b"true"), 400..) | (_, 408 | 429 | 500 | 502 | 503 | 504 | 529) => true,
-        _ => answer.first.as_deref().is_some_and(overloaded),
+        _ => answer.first.as_deref().is_some_and(|first| overload::verdict(first) == Verdict::Passing),
     };
     if !worth {
         return Again::No;
@@ -282,15 +313,5 @@ fn again(answer: &Answer) -> Again {
     Again::After(after.map(|s| Duration::from_secs_f64(s.min(86_400.0))))
 }
 
-/// A stream that begins with the news that it will be none.
-fn overloaded(first: &[u8]) -> bool {
-    if !first.starts_with(b"event: error") {
-        return false;
-    }
-    let Some(data) = sse::data(first) else { return false };
-    let Ok(event) = serde_json::from_slice::<serde_json::Value>(&data) else { return false };
-    matches!(
-        event["error"]["type"].as_str(),
-        Some("overloaded_error" | "api_error" | "rate_limit_error" | "timeout_error")
-    )
-}
+#[cfg(test)]
+mod tests;

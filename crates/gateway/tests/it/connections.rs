@@ -16,19 +16,19 @@ use wharf_domain::egress::rule::{Match, Placement};
 use crate::lab::{Computer, Lab, allow, exchange, open};
 use crate::upstream::{Upstream, authority, says};
 
-fn rule(host: &str, methods: &[&str], path: Option<&str>) -> Match {
+pub fn rule(host: &str, methods: &[&str], path: Option<&str>) -> Match {
     let methods = methods.iter().map(ToString::to_string).collect();
     Match::new(host.parse().unwrap(), methods, path.map(Into::into)).unwrap()
 }
 
-fn bearer() -> Placement {
+pub fn bearer() -> Placement {
     Placement::header("authorization", "Bearer ".into()).unwrap()
 }
 
-type Inside = TokioIo<TlsStream<TokioIo<hyper::upgrade::Upgraded>>>;
+pub type Inside = TokioIo<TlsStream<TokioIo<hyper::upgrade::Upgraded>>>;
 
 /// TLS through a tunnel, by a client that trusts one authority.
-async fn secure(session: &Computer, target: &str, trusted: &str, alpn: &str) -> std::io::Result<Inside> {
+pub async fn secure(session: &Computer, target: &str, trusted: &str, alpn: &str) -> std::io::Result<Inside> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -85,6 +85,27 @@ impl Upstream {
         Self::start(Some(acceptor(certificate.der().clone(), &key)), Arc::new(|_: &Seen| says("hello"))).await
     }
 
+    /// Speaks WebSocket over TLS, and offers HTTP/2 beside it as the world's servers do: says what it hears, behind the
+    /// credential it was asked with.
+    pub async fn wss(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &authority().issuer).unwrap();
+        let tls = acceptor(certificate.der().clone(), &key);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    echo(stream).await;
+                });
+            }
+        });
+        Self { port, seen: Arc::default(), task }
+    }
+
     async fn start(tls: Option<TlsAcceptor>, answer: Arc<Answering>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -120,6 +141,28 @@ fn acceptor(certificate: rustls::pki_types::CertificateDer<'static>, key: &KeyPa
     TlsAcceptor::from(Arc::new(config))
 }
 
+async fn echo(stream: tokio_rustls::server::TlsStream<TcpStream>) {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::handshake::server;
+    assert_ne!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()), "WebSocket begins in HTTP/1.1");
+    let mut credential = String::new();
+    let look = |asked: &server::Request, answer: server::Response| {
+        let said = asked.headers().get("authorization").map(|v| v.to_str().unwrap().to_owned());
+        credential = said.unwrap_or_else(|| "nobody".into());
+        Ok(answer)
+    };
+    let mut socket = tokio_tungstenite::accept_hdr_async(stream, look).await.unwrap();
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_text() {
+            let text = format!("{credential}: {}", message.to_text().unwrap());
+            socket.send(text.into()).await.unwrap();
+        }
+    }
+}
+
+/// How long an answer is held back, where it says so itself.
+pub const DELAY: &str = "x-test-delay-ms";
+
 async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
@@ -140,6 +183,10 @@ async fn serve(
             };
             let response = answer(&one);
             seen.lock().unwrap().push(one);
+            if let Some(ms) = response.headers().get(DELAY) {
+                let ms = ms.to_str().unwrap().parse().unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+            }
             Ok::<_, Infallible>(response)
         }
     });

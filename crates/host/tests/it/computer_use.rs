@@ -410,6 +410,45 @@ async fn a_full_context_is_put_into_few_words() {
         "the message in hand is kept word for word"
     );
     assert!(!last.contains("\\n100\\n"), "what was before is gone");
+    let usage = done(&events).usage.unwrap();
+    let (input, output) = (usage.input_tokens, usage.output_tokens);
+    assert_eq!((input, output), (1000 + 6000 + 12_000 + 100 + 100, 5 * 20), "the summary is paid for too");
+}
+
+#[tokio::test]
+async fn a_turn_whose_budget_goes_into_a_summary_ends_before_the_next_call() {
+    let provider = Provider::start([
+        bash("t1", "seq 1 9000"),
+        says("MEMORY: numbers were counted."),
+        says("Nobody asks for this."),
+    ]);
+    let host = Host::start().await;
+    let turn = turn_of(
+        agent(&provider, |c| {
+            c.context_tokens = Some(8000);
+            c.max_tokens = Some(4000);
+            // The first call takes 120 and the summary as many.
+            c.token_budget = Some(200);
+        }),
+        "Count.",
+    );
+    let end = done(&run(&host, &turn).await);
+    assert_eq!((end.outcome, end.reason), (Outcome::Failed, Some(Reason::Budget)), "{end:?}");
+    assert!(end.detail.unwrap().contains("used 240 tokens; its budget is 200"));
+    assert_eq!(provider.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_refused_is_paid_for() {
+    let mut events = anthropic("I would rather", &[]);
+    let at = events.len() - 2;
+    events[at]["delta"]["stop_reason"] = "refusal".into();
+    let provider = Provider::start([Answer::Events(events, None)]);
+    let host = Host::start().await;
+    let end = done(&run(&host, &ask(&provider, "Go.")).await);
+    assert_eq!((end.outcome, end.reason), (Outcome::Failed, Some(Reason::Model)));
+    let usage = end.usage.unwrap();
+    assert_eq!((usage.input_tokens, usage.output_tokens), (100, 20));
 }
 
 #[tokio::test]

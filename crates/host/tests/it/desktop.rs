@@ -155,11 +155,33 @@ async fn what_is_typed_arrives_whatever_the_alphabet() {
 async fn a_picture_waits_for_the_screen_to_be_quiet_but_not_for_ever() {
     let Some(host) = session().await else { return };
     look(&host, &plain()).await;
+    // A quiet one: as long as it was asked for, and nowhere near as long as it may be.
     let begun = Instant::now();
-    let settled = Screenshot { settle_ms: Some(200), ..plain() };
+    let settled = Screenshot { settle_ms: Some(200), settle_limit_ms: Some(30_000), ..plain() };
     look(&host, &settled).await;
-    assert!(begun.elapsed() >= Duration::from_millis(200));
-    // A screen that never stops.
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(5), "{took:?}");
+    // One that is drawn on for a while: what is drawn last is in the picture, which comes soon after.
+    let (go, last) = (host.home().join("go"), [0x12, 0xab, 0x34]);
+    let drawing = format!(
+        "while [ ! -e {} ]; do sleep 0.02; done; \
+         for i in 10 20 30 40 50 60 70 80 90 a0 b0 c0; do printf '\\033]11;#0000%s\\007' $i; sleep 0.1; done; \
+         printf '\\033]11;#12ab34\\007'; exec sleep 600",
+        go.display()
+    );
+    let wanted = ExecRequest::argv(["xterm", "-geometry", "80x20+0+0", "-e", "sh", "-c", &drawing]);
+    host.client.start_process(&wanted).await.unwrap();
+    until("its window is there", || async { look(&host, &plain()).await.count([255, 255, 255]) > 50_000 })
+        .await;
+    look(&host, &settled).await;
+    std::fs::write(&go, "").unwrap();
+    let begun = Instant::now();
+    let settled = Screenshot { settle_ms: Some(700), ..settled };
+    let picture = look(&host, &settled).await;
+    let took = begun.elapsed();
+    assert!(picture.count(last) > 50_000, "it was taken before the last was drawn, after {took:?}");
+    assert!(took >= Duration::from_millis(1800) && took < Duration::from_secs(15), "{took:?}");
+    // One that never stops.
     let busy = "while :; do seq 1 40; sleep 0.02; done";
     let wanted = ExecRequest::argv(["xterm", "-geometry", "80x20+0+0", "-e", "sh", "-c", busy]);
     host.client.start_process(&wanted).await.unwrap();
@@ -168,6 +190,56 @@ async fn a_picture_waits_for_the_screen_to_be_quiet_but_not_for_ever() {
     let bounded = Screenshot { settle_ms: Some(300), settle_limit_ms: Some(1200), ..plain() };
     look(&host, &bounded).await;
     assert!(begun.elapsed() >= Duration::from_millis(1100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_program_hears_of_drags_and_of_the_wheel_and_its_direction() {
+    let Some(host) = session().await else { return };
+    look(&host, &plain()).await;
+    let heard = host.home().join("heard");
+    // Tells presses, releases and moves in between: `CSI < button ; column ; line`, and M, or m for a release (xterm's
+    // control sequences, "Extended coordinates").
+    let script = format!("stty raw -echo; printf '\\033[?1002h\\033[?1006h'; exec cat > {}", heard.display());
+    let wanted = ExecRequest::argv(["xterm", "-geometry", "80x20+0+0", "-e", "sh", "-c", &script]);
+    host.client.start_process(&wanted).await.unwrap();
+    until("the terminal listens", || async { heard.exists() }).await;
+    until("its window is there", || async { look(&host, &plain()).await.count([255, 255, 255]) > 50_000 })
+        .await;
+    look(&host, &Screenshot { settle_ms: Some(300), ..plain() }).await;
+    let drag = Action::Drag {
+        path: vec![Point { x: 60, y: 80 }, Point { x: 160, y: 120 }, Point { x: 300, y: 120 }],
+        button: Button::Left,
+        keys: None,
+    };
+    let wheel = |dx, dy, keys: Option<&str>| Action::Scroll {
+        at: Some(Point { x: 200, y: 150 }),
+        dx,
+        dy,
+        keys: keys.map(Into::into),
+    };
+    act(&host, [drag, wheel(0, -3, None), wheel(0, 2, None), wheel(0, 1, Some("ctrl"))]).await;
+    let events = || {
+        let text = std::fs::read_to_string(&heard).unwrap();
+        let event = |one: &str| {
+            let (numbers, up) = (one.trim_end_matches(['M', 'm']), one.ends_with('m'));
+            let numbers: Vec<u32> = numbers.split(';').map(|n| n.parse().unwrap()).collect();
+            (numbers[0], numbers[1], numbers[2], up)
+        };
+        text.split("\u{1b}[<").filter(|e| e.ends_with(['M', 'm'])).map(event).collect::<Vec<_>>()
+    };
+    // 64 is the wheel up, 65 down, 16 more with ctrl.
+    until("the last is heard", || async { events().iter().any(|(button, ..)| *button == 65 + 16) }).await;
+    let events = events();
+    let wheels: Vec<u32> = events.iter().map(|e| e.0).filter(|b| *b >= 64).collect();
+    assert_eq!(wheels, [64, 64, 64, 65, 65, 65 + 16], "{events:?}");
+    let (first, rest) = events.split_first().unwrap();
+    assert_eq!((first.0, first.3), (0, false), "pressed first: {events:?}");
+    let end = rest.iter().position(|e| e.0 == 0 && e.3).expect("released");
+    let moves = &rest[..end];
+    assert!(!moves.is_empty() && moves.iter().all(|e| e.0 == 32), "moved with the button down: {events:?}");
+    let columns: Vec<u32> = std::iter::once(first).chain(&rest[..=end]).map(|e| e.1).collect();
+    assert!(columns.is_sorted() && columns[columns.len() - 1] > columns[0] + 20, "to the right: {columns:?}");
+    assert!(rest[end].2 > first.2, "and down: {events:?}");
 }
 
 #[tokio::test]

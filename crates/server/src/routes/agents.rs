@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 
 use wharf_domain::{Code, Error};
-use wharf_wire::api::{Agent, AgentKind, McpServer};
+use wharf_wire::api::{Agent, AgentKind, McpServer, ModelProtocol};
+use wharf_wire::host::computer_use::ComputerUse;
 
 fn refuse(field: &str, detail: impl Into<String>) -> Result<(), Error> {
     Err(Error::new(Code::InvalidField, detail).field(field))
@@ -67,6 +68,7 @@ fn check_computer_use(agent: &Agent) -> Result<(), Error> {
     within("context_tokens", agent.context_tokens, 8000, 10_000_000)?;
     within("thinking_tokens", agent.thinking_tokens, 0, 1_000_000)?;
     within("tool_timeout_seconds", agent.tool_timeout_seconds, 1, 86_400)?;
+    check_thinking(agent)?;
     let answer = agent.max_tokens.unwrap_or(wharf_wire::host::computer_use::MAX_TOKENS);
     if let Some(thinking) = agent.thinking_tokens
         && thinking >= answer
@@ -86,6 +88,27 @@ fn check_computer_use(agent: &Agent) -> Result<(), Error> {
         );
     }
     check_servers(&agent.mcp_servers)
+}
+
+/// OpenAI's protocols know no number of tokens to think with; they are told how hard.
+fn check_thinking(agent: &Agent) -> Result<(), Error> {
+    let mut config = ComputerUse::new(agent.provider.as_deref().unwrap_or("anthropic"), "");
+    config.protocol = agent.protocol;
+    let protocol = match config.protocol() {
+        ModelProtocol::Anthropic => return Ok(()),
+        ModelProtocol::OpenaiChat => "openai-chat",
+        ModelProtocol::OpenaiResponses => "openai-responses",
+    };
+    match agent.thinking_tokens {
+        None => Ok(()),
+        Some(_) => refuse(
+            "thinking_tokens",
+            format!(
+                "protocol {protocol} has no number of tokens to think with: leave it out, and say how hard the model \
+                 shall think with `effort`"
+            ),
+        ),
+    }
 }
 
 fn within<T: PartialOrd + std::fmt::Display>(
@@ -142,3 +165,6 @@ fn check_servers(servers: &[McpServer]) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,7 @@ async fn a_budget_that_is_used_up_says_which_and_a_new_day_is_a_new_budget() {
     let provider = put(&desk.app, "lab", "anthropic", ProviderSpec { budget, ..spec() }).await;
     desk.spend(&provider, "m", SOME).await;
     desk.spend(&provider, "m", SOME).await;
-    let over = ModelBegun::Over { limit: "tokens_per_day", used: 2510, most: 2000 };
+    let over = ModelBegun::Over { limit: "tokens_per_day", used: 2510, held: 0, most: 2000 };
     assert_eq!(desk.begin(&provider, "m").await, over);
     assert_eq!(desk.begin_in(SessionId::new(), &provider, "m").await, over, "all sessions share it");
     desk.app.db.clock.advance(Duration::from_secs(24 * 3600));
@@ -132,7 +132,7 @@ async fn a_sessions_budget_is_its_own_and_does_not_come_back_the_next_day() {
     let provider = put(&desk.app, "lab", "anthropic", ProviderSpec { budget, ..spec() }).await;
     desk.spend(&provider, "m", SOME).await;
     desk.app.db.clock.advance(Duration::from_secs(24 * 3600));
-    let over = ModelBegun::Over { limit: "cost_micro_usd_per_session", used: 6165, most: 6000 };
+    let over = ModelBegun::Over { limit: "cost_micro_usd_per_session", used: 6165, held: 0, most: 6000 };
     assert_eq!(desk.begin(&provider, "m").await, over);
     assert!(matches!(desk.begin_in(SessionId::new(), &provider, "m").await, ModelBegun::Open { .. }));
 }
@@ -145,8 +145,62 @@ async fn the_spaces_quota_counts_all_providers() {
     let two = put(&desk.app, "lab", "openai", spec()).await;
     desk.spend(&one, "m", SOME).await;
     desk.spend(&two, "m", SOME).await;
-    let over = ModelBegun::Over { limit: "model_tokens_per_day", used: 2510, most: 2000 };
+    let over = ModelBegun::Over { limit: "model_tokens_per_day", used: 2510, held: 0, most: 2000 };
     assert_eq!(desk.begin(&one, "m").await, over);
+}
+
+#[tokio::test]
+async fn requests_beside_each_other_do_not_pass_a_limit_together() {
+    let desk = Desk::new(Quotas { model_tokens_per_day: Some(450), ..Quotas::default() }).await;
+    let budget = Budget { tokens_per_day: Some(250), ..Budget::default() };
+    let one = put(&desk.app, "lab", "anthropic", ProviderSpec { budget, ..spec() }).await;
+    let two = put(&desk.app, "lab", "openai", spec()).await;
+    // Each is guessed to read 100.
+    let all = (0..12).map(|_| desk.begin_in(SessionId::new(), &one, "m"));
+    let begun = futures_util::future::join_all(all).await;
+    let open: Vec<ModelRequestId> = begun
+        .iter()
+        .filter_map(|b| match b {
+            ModelBegun::Open { id, .. } => Some(*id),
+            ModelBegun::Over { .. } => None,
+        })
+        .collect();
+    assert_eq!(open.len(), 3, "{begun:?}");
+    let over = ModelBegun::Over { limit: "tokens_per_day", used: 0, held: 300, most: 250 };
+    assert_eq!(begun.iter().filter(|b| **b == over).count(), 9, "{begun:?}");
+    // The space's quota counts what is open at all providers.
+    for _ in 0..2 {
+        assert!(matches!(desk.begin(&two, "m").await, ModelBegun::Open { .. }));
+    }
+    let over = ModelBegun::Over { limit: "model_tokens_per_day", used: 0, held: 500, most: 450 };
+    assert_eq!(desk.begin(&two, "m").await, over);
+    // What is settled for less gives the rest back.
+    for id in open {
+        assert!(desk.settle(id, &one, "m", Tokens { input: 10, ..Tokens::default() }).await);
+    }
+    assert!(matches!(desk.begin(&one, "m").await, ModelBegun::Open { .. }));
+}
+
+#[tokio::test]
+async fn a_gateway_of_the_previous_release_still_begins_requests() {
+    let desk = Desk::new(Quotas::default()).await;
+    let provider = put(&desk.app, "lab", "anthropic", spec()).await;
+    let mut owner = desk.app.db.owner().await;
+    let said: String = sqlx::query_scalar(
+        "select outcome from model_begin($1, $2, $3, 'anthropic', 'm', 100, null, null, null, 100, 0, now())",
+    )
+    .bind(ModelRequestId::new().uuid())
+    .bind(desk.space.uuid())
+    .bind(desk.session.uuid())
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(said, "open");
+    let budget = Budget { tokens_per_session: Some(100), ..Budget::default() };
+    let mut limited = provider.clone();
+    limited.spec.budget = budget;
+    let over = ModelBegun::Over { limit: "tokens_per_session", used: 0, held: 100, most: 100 };
+    assert_eq!(desk.begin(&limited, "m").await, over);
 }
 
 #[tokio::test]

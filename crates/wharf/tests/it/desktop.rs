@@ -5,7 +5,9 @@
 //! WHARF_TEST_REQUIRE names `desktop-image`.
 
 use std::fmt::Write as _;
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -336,6 +338,48 @@ async fn viewers(desk: &Desk, text: (usize, usize)) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let shown: Value = serde_json::from_str(&desk.sh(pointer).await).unwrap();
     assert_eq!(shown["pointer"], json!({"x": text.0, "y": text.1}), "the onlooker moved the pointer");
+    drop((hand, eye));
+    by_command_line(desk).await;
+}
+
+/// `wharf session desktop`: the same for a viewer that speaks VNC over TCP.
+async fn by_command_line(desk: &Desk) {
+    let token = desk.wharf.bearer().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"))
+        .args(["session", "desktop", "screen", "--listen", "127.0.0.1:0"])
+        .env("WHARF_URL", format!("http://{}", desk.wharf.address))
+        .env("WHARF_TOKEN", &token)
+        .env("WHARF_SPACE", SPACE)
+        .env("HOME", desk.wharf.dir())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        std::io::BufReader::new(command.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split(' ').next().unwrap().to_owned();
+        let mut viewer = std::net::TcpStream::connect(&address).unwrap_or_else(|e| panic!("{line}: {e}"));
+        viewer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let read = |many: usize, viewer: &mut std::net::TcpStream| {
+            let mut bytes = vec![0; many];
+            viewer.read_exact(&mut bytes).unwrap();
+            bytes
+        };
+        // RFC 6143, 7.1 and 7.3.
+        let version = read(12, &mut viewer);
+        viewer.write_all(&version).unwrap();
+        let many = read(1, &mut viewer)[0];
+        read(many.into(), &mut viewer);
+        viewer.write_all(&[1]).unwrap();
+        assert_eq!(read(4, &mut viewer), [0; 4]);
+        viewer.write_all(&[1]).unwrap();
+        let init = read(24, &mut viewer);
+        command.kill().unwrap();
+        command.wait().unwrap();
+        init
+    });
+    let init = said.await.unwrap();
+    assert_eq!(init[..4], [1024u16.to_be_bytes(), 768u16.to_be_bytes()].concat());
 }
 
 /// Chromium's own sandbox is on: what renders pages is in namespaces of its own, under a filter of its own, and nobody asked

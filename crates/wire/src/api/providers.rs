@@ -190,6 +190,14 @@ pub struct BudgetPatch {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     pub cost_micro_usd_per_session: Option<Option<u64>>,
+    /// Tokens of all kinds in one turn.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub tokens_per_turn: Option<Option<u64>>,
+    /// Cost in one turn, in micro-dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub cost_micro_usd_per_turn: Option<Option<u64>>,
 }
 
 /// What model requests used, as the gateway counted it. The kinds of tokens do not overlap.

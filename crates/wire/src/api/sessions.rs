@@ -140,7 +140,8 @@ pub struct Agent {
     #[schema(minimum = 8000, maximum = 10_000_000)]
     pub context_tokens: Option<u32>,
     /// `computer-use`: tokens the model may think before it answers, less than `max_tokens`; 0 turns thinking off. Models that
-    /// choose for themselves take any other number as yes. As the model does by itself when absent.
+    /// choose for themselves take any other number as yes. As the model does by itself when absent. For protocol `anthropic`
+    /// only: the others are told with `effort`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1_000_000)]
     pub thinking_tokens: Option<u32>,

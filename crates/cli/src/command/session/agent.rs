@@ -71,7 +71,8 @@ pub struct AgentArgs {
     /// `computer-use`: tokens the model reads at once
     #[arg(long, value_name = "N")]
     context_tokens: Option<u32>,
-    /// `computer-use`: tokens to think with before an answer; 0 turns thinking off
+    /// `computer-use`: tokens to think with before an answer; 0 turns thinking off. For protocol anthropic; others take
+    /// --effort
     #[arg(long, value_name = "N")]
     thinking: Option<u32>,
     /// `computer-use`: how hard to think

@@ -1,6 +1,9 @@
 //! What a session may not do, in words that its own client library shows.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use wharf_domain::quota::Quotas;
 
 use super::lab::Lab;
@@ -36,6 +39,79 @@ async fn a_budget_that_is_used_up_is_refused_in_the_vendors_own_shape() {
         assert!(said.contains(word), "{word} is not in {said}");
     }
     assert_eq!(peer.heard().len(), 2, "the provider was not asked");
+}
+
+#[tokio::test]
+async fn a_turn_has_a_budget_of_its_own_whatever_agent_answers_it() {
+    let peer = cheap().await;
+    let lab = Lab::new().await;
+    lab.provider("anthropic", anthropic(&peer.url())).await;
+    lab.change("anthropic", |spec| spec.budget.tokens_per_turn = Some(200)).await;
+    // Outside of a turn there is none to count it under.
+    let say = async || {
+        let answer = lab.post("/anthropic/v1/messages", &ask(false)).await;
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(say().await.0, 200);
+    for seq in 1..=2 {
+        let turn = lab.turn(seq).await;
+        assert_eq!((say().await.0, say().await.0), (200, 200));
+        let (status, said) = say().await;
+        assert_eq!(status, 429, "{said}");
+        for word in ["tokens_per_turn", "220 of 200", "--budget tokens_per_turn="] {
+            assert!(said.contains(word), "{word} is not in {said}");
+        }
+        lab.end_turn(turn).await;
+    }
+    lab.change("anthropic", |spec| {
+        spec.budget.tokens_per_turn = None;
+        spec.budget.cost_micro_usd_per_turn = Some(1000);
+    })
+    .await;
+    lab.turn(3).await;
+    // 60 * 3 + 50 * 15 micro-dollars each.
+    assert_eq!((say().await.0, say().await.0), (200, 200));
+    let (status, said) = say().await;
+    assert_eq!(status, 429);
+    assert!(said.contains("cost_micro_usd_per_turn") && said.contains("1860 of 1000"), "{said}");
+    assert_eq!(peer.heard().len(), 7);
+}
+
+#[tokio::test]
+async fn requests_that_are_open_hold_their_part_of_a_limit_until_they_end() {
+    let (heard, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, gate) = (heard.clone(), go_on.clone());
+    let peer = Peer::new(move |_, _, mut line| {
+        let (tell, gate) = (tell.clone(), gate.clone());
+        async move {
+            tell.notify_one();
+            gate.notified().await;
+            let usage = json!({"content": [], "usage": {"input_tokens": 1, "output_tokens": 1}});
+            line.json("200 OK", &usage).await;
+        }
+    })
+    .await;
+    let lab = Lab::new().await;
+    lab.provider("anthropic", anthropic(&peer.url())).await;
+    lab.change("anthropic", |spec| spec.budget.tokens_per_day = Some(20)).await;
+    let body = ask(false);
+    let open = lab.post("/anthropic/v1/messages", &body);
+    tokio::pin!(open);
+    tokio::select! {
+        _ = &mut open => panic!("nobody answered it"),
+        () = heard.notified() => {}
+    }
+    let refused = lab.post("/anthropic/v1/messages", &body).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["x-should-retry"], "true", "it will be free again");
+    let error = refused.json().await;
+    let said = error["error"]["message"].as_str().unwrap();
+    let held = body.to_string().len().div_ceil(4);
+    assert!(said.contains("0 of 20 tokens") && said.contains(&format!("hold {held}")), "{said}");
+    go_on.notify_one();
+    assert_eq!(open.await.text().await.map(|_| ()).ok(), Some(()));
+    go_on.notify_one();
+    assert_eq!(lab.post("/anthropic/v1/messages", &body).await.status(), 200);
 }
 
 #[tokio::test]

@@ -146,18 +146,28 @@ impl Lab {
     }
 
     /// A turn of the session runs.
-    pub async fn turn(&self) -> TurnId {
+    pub async fn turn(&self, seq: i64) -> TurnId {
         let turn = TurnId::new();
         let mut owner = self.db.owner().await;
         sqlx::query(
-            "insert into turns (id, session_id, seq, state, created_at, started_at) values ($1, $2, 1, 'running', now(), now())",
+            "insert into turns (id, session_id, seq, state, created_at, started_at) values ($1, $2, $3, 'running', now(), now())",
         )
         .bind(turn.uuid())
         .bind(self.session.uuid())
+        .bind(seq)
         .execute(&mut owner)
         .await
         .unwrap();
         turn
+    }
+
+    pub async fn end_turn(&self, turn: TurnId) {
+        let mut owner = self.db.owner().await;
+        sqlx::query("update turns set state = 'done', ended_at = now() where id = $1")
+            .bind(turn.uuid())
+            .execute(&mut owner)
+            .await
+            .unwrap();
     }
 
     pub async fn turn_usage(&self, turn: TurnId) -> Value {

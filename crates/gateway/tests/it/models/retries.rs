@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::lab::Lab;
 use super::peer::Peer;
-use super::streams::{END, START, WORDS, anthropic, ask};
+use super::streams::{END, START, WORDS, anthropic, ask, openai};
 
 const OVERLOADED: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
 
@@ -57,6 +57,59 @@ async fn a_stream_that_begins_with_overload_is_asked_for_again() {
     let text = lab.post("/anthropic/v1/messages", &ask(true)).await.text().await.unwrap();
     assert_eq!(text, format!("{START}{WORDS}{END}"));
     assert_eq!(lab.requests().await, ["done 2 25/15"]);
+}
+
+/// What providers that speak like OpenAI begin a stream with when they cannot answer it.
+const BUSY: [(&str, &[&str]); 3] = [
+    (
+        "/openai/v1/chat/completions",
+        &["data: {\"error\":{\"message\":\"busy\",\"type\":\"server_error\",\"code\":null}}\n\n"],
+    ),
+    (
+        "/openai/v1/responses",
+        // In two pieces, the first of which says nothing yet.
+        &[
+            "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"status\":\"in_progress\"}}\n\n",
+            "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\",\"message\":\"\"}}}\n\n",
+        ],
+    ),
+    (
+        "/openai/v1/responses",
+        &[
+            "event: error\ndata: {\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"slow down\"}\n\n",
+        ],
+    ),
+];
+const CHAT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}]}\n\n\
+    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n";
+const RESPONSE: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{}}\n\n\
+    event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":4}}}\n\n";
+
+#[tokio::test]
+async fn so_is_a_chat_or_a_response_whose_first_word_is_that_the_provider_is_busy() {
+    for (path, busy) in BUSY {
+        let good = if path.ends_with("responses") { RESPONSE } else { CHAT };
+        let peer = Peer::new(move |n, _, mut line| async move {
+            line.stream().await;
+            if n == 0 {
+                for piece in busy {
+                    line.chunk(piece).await;
+                    // So that they are two pieces to who reads.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            } else {
+                line.chunk(good).await;
+            }
+            line.end().await;
+        })
+        .await;
+        let lab = Lab::new().await;
+        lab.provider("openai", openai(&peer.url())).await;
+        let body = json!({"model": "m", "stream": true, "stream_options": {"include_usage": true}});
+        let text = lab.post(path, &body).await.text().await.unwrap();
+        assert_eq!(text, good, "{busy:?}");
+        assert_eq!(lab.requests().await, ["done 2 3/4"], "{busy:?}");
+    }
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn the_turn_and_the_session_show_what_the_gateway_counted() {
     let peer = Peer::always("200 OK", usage).await;
     let lab = Lab::new().await;
     lab.provider("anthropic", anthropic(&peer.url())).await;
-    let turn = lab.turn().await;
+    let turn = lab.turn(1).await;
     for _ in 0..2 {
         lab.post("/anthropic/v1/messages", &ask(false)).await.text().await.unwrap();
     }
@@ -213,6 +213,59 @@ async fn who_hangs_up_is_charged_what_was_seen_and_the_provider_is_told() {
     })
     .await
     .expect("the provider's connection is closed");
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_there_is_an_answer_pays_for_what_the_model_had_to_read() {
+    for stream in [false, true] {
+        let heard = Arc::new(Notify::new());
+        let (tell, gone) = (heard.clone(), Arc::new(Notify::new()));
+        let closed = gone.clone();
+        let peer = Peer::new(move |_, _, mut line| {
+            let (tell, closed) = (tell.clone(), closed.clone());
+            async move {
+                tell.notify_one();
+                line.hung_up().await;
+                closed.notify_one();
+            }
+        })
+        .await;
+        let lab = Lab::new().await;
+        lab.provider("anthropic", anthropic(&peer.url())).await;
+        let body = ask(stream);
+        tokio::select! {
+            _ = lab.post("/anthropic/v1/messages", &body) => panic!("nobody answered it"),
+            () = heard.notified() => {}
+        }
+        // A quarter of its bytes.
+        let tokens = body.to_string().len().div_ceil(4);
+        lab.until_requests(&[&format!("left~ 1 {tokens}/0")]).await;
+        assert_eq!(lab.report().await.lines[0].cost_micro_usd, 3 * tokens as u64);
+        tokio::time::timeout(SOON, gone.notified()).await.expect("the provider's connection is closed");
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_nobody_works_for_him_pays_nothing() {
+    let peer = Peer::new(|_, _, mut line| async move {
+        line.answer("529 Overloaded", &["retry-after: 20"], "{}").await;
+    })
+    .await;
+    let lab = Lab::new().await;
+    lab.provider("anthropic", anthropic(&peer.url())).await;
+    let body = ask(false);
+    let refused = async {
+        while peer.heard().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        // The answer is on its way to the gateway, which then waits for twenty seconds.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    };
+    tokio::select! {
+        _ = lab.post("/anthropic/v1/messages", &body) => panic!("it has not been answered"),
+        () = refused => {}
+    }
+    lab.until_requests(&["left 1 0/0"]).await;
 }
 
 #[tokio::test]
