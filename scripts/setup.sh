@@ -36,6 +36,7 @@ if [[ "${1:-}" == "--test" ]]; then
     wants[x11vnc]="/usr/bin/x11vnc"
     wants[xterm]="/usr/bin/xterm"
     wants[procps]="/usr/bin/pgrep"
+    wants[e2fsprogs]="/usr/sbin/mkfs.ext4 /sbin/mkfs.ext4"
     wants[iproute2]="/usr/bin/ip /bin/ip /sbin/ip"
 fi
 if [[ "${1:-}" == "--test" || "${1:-}" == "--bench" ]]; then

@@ -6,15 +6,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const DAEMON: &str = "/usr/sbin/dockerd";
+const MKFS: &str = "/sbin/mkfs.ext4";
 
 /// Why there can be none here; `None` when there can. Fails where it is required.
 pub fn missing() -> Option<String> {
     let why = if !rustix::process::geteuid().is_root() {
         "not root".to_owned()
-    } else if Path::new(DAEMON).exists() {
-        return None;
-    } else {
+    } else if !Path::new(DAEMON).exists() {
         format!("{DAEMON} is missing (apt install docker.io)")
+    } else if !Path::new(MKFS).exists() {
+        format!("{MKFS} is missing (apt install e2fsprogs)")
+    } else {
+        return None;
     };
     let required = std::env::var("WHARF_TEST_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|r| r.trim() == "docker"), "Docker tests are required here, but: {why}");
@@ -34,7 +37,7 @@ impl Disk {
         let file = disk.file().display().to_string();
         let at = disk.0.display().to_string();
         for (program, args) in [
-            ("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal", file.as_str()][..]),
+            (MKFS, &["-q", "-F", "-m", "0", "-O", "^has_journal", file.as_str()][..]),
             ("mount", &["-o", "loop,noatime", file.as_str(), at.as_str()]),
         ] {
             let done = Command::new(program).args(args).output().unwrap();

@@ -183,7 +183,7 @@ pub(crate) async fn begin(
     let image = image(&asked)?.or(defaults.image);
     let image = image.unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
-    promises::disk(app, &runtime, resources.disk_mib).await?;
+    promises::limits(app, &runtime, &resources).await?;
     let new = NewSession {
         resources,
         runtime: Some(runtime),

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use wharf_domain::quota::Resources;
 use wharf_domain::{Code, Error};
 use wharf_ports::runtime::Capabilities;
 use wharf_store::sessions::SessionRow;
@@ -19,9 +20,27 @@ async fn abilities(app: &App, runtime: &str) -> Option<Capabilities> {
     tokio::time::timeout(PATIENCE, app.runtimes.capabilities(runtime)).await.ok()?.ok()
 }
 
-/// A disk limit of a computer to be made.
-pub(super) async fn disk(app: &App, runtime: &str, mib: u32) -> Result<(), Error> {
+/// The limits of a computer to be made.
+pub(super) async fn limits(app: &App, runtime: &str, wanted: &Resources) -> Result<(), Error> {
     let Some(can) = abilities(app, runtime).await else { return Ok(()) };
+    for (kept, field, what) in [
+        (can.cpu_limit, "resources.cpu_millis", "CPU"),
+        (can.memory_limit, "resources.memory_mib", "memory"),
+        (can.pids_limit, "resources.pids", "processes"),
+    ] {
+        if !kept {
+            let detail = format!(
+                "a limit of {what} cannot be kept by the runtime {runtime} on this machine: it has no cgroup controller for it \
+                 (cgroups: {}); `wharf doctor` says more",
+                can.cgroups
+            );
+            return Err(Error::new(Code::Unsupported, detail).field(field));
+        }
+    }
+    disk(&can, runtime, wanted.disk_mib)
+}
+
+fn disk(can: &Capabilities, runtime: &str, mib: u32) -> Result<(), Error> {
     if can.disk_limit || can.waives_disk_limit {
         return Ok(());
     }
@@ -36,12 +55,9 @@ pub(super) async fn disk(app: &App, runtime: &str, mib: u32) -> Result<(), Error
 
 /// Another disk limit for a session that has one.
 pub(super) async fn new_disk(app: &App, session: &SessionRow, mib: u32) -> Result<(), Error> {
-    disk(app, &session.runtime, mib).await?;
-    if session.computer.is_none() {
-        return Ok(());
-    }
     let Some(can) = abilities(app, &session.runtime).await else { return Ok(()) };
-    if can.resizes_running || !can.disk_limit {
+    disk(&can, &session.runtime, mib)?;
+    if session.computer.is_none() || can.resizes_running || !can.disk_limit {
         return Ok(());
     }
     let detail = format!(

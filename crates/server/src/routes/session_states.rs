@@ -127,7 +127,7 @@ pub(crate) async fn fork_session(
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
     }
-    promises::disk(&app, &parent.runtime, resources.unwrap_or(parent.resources).disk_mib).await?;
+    promises::limits(&app, &parent.runtime, &resources.unwrap_or(parent.resources)).await?;
     let permit = scope.sessions().allow(body.name.as_ref()).await?;
     let fork = NewFork {
         name: body.name,

@@ -258,7 +258,7 @@ async fn new_session(
         Some((source, include)) if include.files => source.runtime().to_owned(),
         _ => app.runtimes.name_for(&image).to_owned(),
     };
-    promises::disk(app, &runtime, resources.disk_mib).await?;
+    promises::limits(app, &runtime, &resources).await?;
     Ok(NewSession {
         name: body.name,
         image,

@@ -28,6 +28,7 @@ struct State {
     /// How long the end of a computer takes: half of it before the host is gone, half of it behind.
     stop_takes: Duration,
     images: Vec<ImageInfo>,
+    promises: Option<Capabilities>,
 }
 
 pub struct Desk {
@@ -62,6 +63,11 @@ impl Desk {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it says from now on that it can keep.
+    pub fn promise(&self, promises: Capabilities) {
+        self.lock().promises = Some(promises);
     }
 
     fn volume(&self, id: VolumeId) -> PathBuf {
@@ -176,7 +182,8 @@ impl SandboxRuntime for Desk {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Fault> {
-        Err(Fault::Refused("a desk promises nothing".into()))
+        let said = self.lock().promises.clone();
+        said.ok_or_else(|| Fault::Refused("a desk promises nothing".into()))
     }
 
     async fn inventory(&self) -> Result<Inventory, Fault> {

@@ -19,6 +19,7 @@ mod matrix;
 mod openapi;
 mod ports;
 mod problems;
+mod promises;
 mod providers;
 mod published;
 mod server;
