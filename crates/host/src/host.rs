@@ -25,7 +25,7 @@ use crate::{egress, limits};
 pub struct Host {
     pub root: Root,
     pub power: Power,
-    pub reaper: Reaper,
+    pub reaper: Arc<Reaper>,
     pub execs: Arc<Semaphore>,
     pub tars: Arc<Semaphore>,
     pub processes: Processes,
@@ -45,7 +45,7 @@ impl Host {
         Ok(Self {
             root: Root::open(root)?,
             power: Power::of_this_process(),
-            reaper: Reaper::default(),
+            reaper: Arc::default(),
             execs: Arc::new(Semaphore::new(limits::EXECS)),
             tars: Arc::new(Semaphore::new(limits::TARS)),
             processes: Processes::default(),
@@ -86,7 +86,7 @@ impl Host {
     }
 }
 
-fn random_name() -> io::Result<String> {
+pub fn random_name() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     if n != bytes.len() {

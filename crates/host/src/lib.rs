@@ -11,6 +11,7 @@ mod egress;
 mod exec;
 mod fault;
 mod files;
+mod guardian;
 mod host;
 mod identity;
 pub mod limits;

@@ -24,6 +24,8 @@ pub const RING_MAX_BYTES: u64 = wharf_domain::limits::EXEC_OUTPUT_BYTES as u64;
 pub const PIECE_BYTES: usize = 64 * 1024;
 /// How long output is awaited after its process ended, when something it started holds the pipe.
 pub const DRAIN: Duration = Duration::from_millis(100);
+/// How long the end of an agent is awaited when it has closed its output: what it started is ended before.
+pub const LAST_BREATH: Duration = Duration::from_secs(1);
 /// Foreground commands at once.
 pub const EXECS: usize = 256;
 /// Background processes running at once.

@@ -16,31 +16,51 @@ use crate::tree;
 
 pub type ExitWatch = watch::Receiver<Option<Exit>>;
 
+struct Child {
+    tell: watch::Sender<Option<Exit>>,
+    /// It is the guardian of what was started.
+    guards: bool,
+}
+
 #[derive(Default)]
 pub struct Reaper {
-    children: Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>,
+    children: Mutex<HashMap<i32, Child>>,
 }
 
 impl Reaper {
-    fn children(&self) -> MutexGuard<'_, HashMap<i32, watch::Sender<Option<Exit>>>> {
+    fn children(&self) -> MutexGuard<'_, HashMap<i32, Child>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a process whose exit this reaper will tell.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<(std::process::Child, ExitWatch)> {
+    pub fn spawn(&self, command: &mut Command, guards: bool) -> io::Result<(std::process::Child, ExitWatch)> {
         let mut children = self.children();
         let child = command.spawn()?;
         let (tell, exit) = watch::channel(None);
-        children.insert(child.id() as i32, tell);
+        children.insert(child.id() as i32, Child { tell, guards });
         Ok((child, exit))
     }
 
     /// Kills a child and all that belongs to it, unless it has ended: its number may be another's by now.
     pub fn kill(&self, pid: i32) {
-        let children = self.children();
-        if children.contains_key(&pid) {
-            tree::kill(pid);
+        match self.children().get(&pid) {
+            Some(child) if child.guards => tree::end_below(pid, |_, _| true),
+            Some(_) => tree::kill(pid),
+            None => {}
         }
+    }
+
+    /// Kills what a guarded agent has started since then (see [`tree::now`]) and the agent itself not. With `of_others` only
+    /// what runs as another user: the agent sees to its own.
+    pub fn kill_since(&self, pid: i32, since: u64, of_others: bool) {
+        if !self.children().get(&pid).is_some_and(|child| child.guards) {
+            return;
+        }
+        tree::end_below(pid, |process, agent| {
+            process.pid != agent
+                && process.start >= since
+                && !(of_others && tree::user(process.pid) == tree::user(agent))
+        });
     }
 
     /// Sends a signal under the same condition. False when the child has ended.
@@ -66,7 +86,7 @@ impl Reaper {
             if !status.exited() && !status.signaled() {
                 continue;
             }
-            if let Some(tell) = children.remove(&pid.as_raw_nonzero().get()) {
+            if let Some(Child { tell, .. }) = children.remove(&pid.as_raw_nonzero().get()) {
                 let exit = Exit { exit_code: status.exit_status(), signal: status.terminating_signal() };
                 tell.send_replace(Some(exit));
             }

@@ -17,6 +17,7 @@ use wharf_wire::host::path::{normalise, normalise_from};
 
 use crate::accounts::{self, Account, Power};
 use crate::fault::{Fault, Result};
+use crate::guardian::{self, Guard};
 use crate::host::Host;
 use crate::limits;
 use crate::reaper::{ExitWatch, Reaper};
@@ -52,6 +53,8 @@ pub struct Launch {
     pub cwd: String,
     cwd_outside: CString,
     pub account: Account,
+    /// A guardian stays above it; the process that is known is the guardian then.
+    guard: Option<Guard>,
 }
 
 pub struct Spawned {
@@ -146,7 +149,7 @@ pub fn prepare(host: &Host, wanted: &Wanted<'_>) -> Result<Launch> {
     check_argv(&argv)?;
     let cwd_outside = CString::new(root.outside(&cwd).into_os_string().into_encoded_bytes())
         .map_err(|_| Fault::invalid("cwd", "the path holds a NUL byte"))?;
-    Ok(Launch { argv, script, env, cwd: cwd.to_string(), cwd_outside, account })
+    Ok(Launch { argv, script, env, cwd: cwd.to_string(), cwd_outside, account, guard: None })
 }
 
 /// `/bin/bash` where the session has it.
@@ -194,6 +197,10 @@ pub fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 impl Launch {
+    pub fn under(self, guard: Guard) -> Self {
+        Self { guard: Some(guard), ..self }
+    }
+
     /// Starts it.
     pub fn start(self, reaper: &Reaper, power: Power, streams: Streams) -> Result<Spawned> {
         let failed = |e: &io::Error| {
@@ -253,13 +260,14 @@ impl Launch {
             cwd: self.cwd_outside.clone(),
             script: self.script.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             power,
+            guard: self.guard,
         };
         // SAFETY: the closure runs between fork and exec; `Child::become_it` makes only direct system calls on data
         // prepared above and allocates nothing.
         unsafe {
             command.pre_exec(move || child.become_it());
         }
-        let (mut child, exit) = reaper.spawn(&mut command).map_err(|e| failed(&e))?;
+        let (mut child, exit) = reaper.spawn(&mut command, self.guard.is_some()).map_err(|e| failed(&e))?;
         Ok(Spawned {
             pid: child.id() as i32,
             exit,
@@ -279,11 +287,16 @@ struct Child {
     cwd: CString,
     script: Option<i32>,
     power: Power,
+    guard: Option<Guard>,
 }
 
 impl Child {
     fn become_it(&self) -> io::Result<()> {
         let check = |r: libc::c_long| if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        if let Some(guard) = self.guard {
+            // SAFETY: this is between fork and exec, in a process of one thread.
+            unsafe { guardian::stay_above(guard, self.power == Power::Jail)? };
+        }
         // SAFETY: direct system calls with numbers and with pointers to memory that outlives them. The raw calls are
         // deliberate: glibc's wrappers of set*id would talk to threads that do not exist after fork.
         unsafe {
@@ -302,8 +315,10 @@ impl Child {
                 check(libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()))?;
                 check(libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid))?;
                 check(libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid))?;
-            } else {
-                // Outside of a jail nothing else ends the children of a host that is killed.
+            }
+            if self.guard.is_some() || self.power != Power::Jail {
+                // Outside of a jail nothing else ends the children of a host that is killed. A guardian ends what is below it;
+                // one that is killed itself takes the agent along. After the change of user, which clears it.
                 check(libc::c_long::from(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)))?;
             }
             check(libc::c_long::from(libc::chdir(self.cwd.as_ptr())))?;

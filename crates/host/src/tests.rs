@@ -54,6 +54,7 @@ fn a_process_is_read_whatever_its_name_holds() {
         ticks: 11,
         threads: 3,
         rss_pages: 321,
+        start: 100,
     };
     assert_eq!(parse_stat(line), Some(expected));
     assert_eq!(parse_stat("42 (x"), None);
@@ -71,6 +72,7 @@ fn descendants_are_found_in_any_order() {
         ticks: 0,
         threads: 1,
         rss_pages: 0,
+        start: 0,
     };
     let all = [process(5, 4), process(4, 2), process(9, 1), process(2, 1), process(3, 2)];
     let found: Vec<i32> = below(&all, 2).iter().map(|p| p.pid).collect();

@@ -119,6 +119,28 @@ impl Engine {
         let _ = daemon.wait();
     }
 
+    /// As when the machine's memory is short: nothing of it is ended in order. What runs in containers runs on, for as long as
+    /// nobody starts it again.
+    pub fn kill(&mut self, with_containerd: bool) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        if with_containerd {
+            self.kill_containerd();
+        }
+    }
+
+    /// Its helper, where that is still this engine's.
+    fn kill_containerd(&self) {
+        let pid =
+            std::fs::read_to_string(self.dir.join("exec/containerd/containerd.pid")).unwrap_or_default();
+        let pid = pid.trim();
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&self.dir.display().to_string()) {
+            let _ = Command::new("kill").args(["-9", pid]).status();
+        }
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -126,7 +148,12 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // Killed before: what ran on ends with the next one.
+        if self.daemon.is_none() && self.dir.join("pid").exists() && !std::thread::panicking() {
+            self.up();
+        }
         self.down();
+        self.kill_containerd();
         // What a container that would not end still holds.
         let here = self.dir.display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -116,9 +116,12 @@ fn test() -> Result<()> {
 
 #[derive(clap::Args)]
 pub struct Soak {
-    /// How often something is killed
+    /// How often something is killed where sessions are in jails
     #[arg(long, default_value_t = 300)]
     rounds: u32,
+    /// How often where they are on Docker Engine
+    #[arg(long, default_value_t = 60)]
+    docker_rounds: u32,
     /// Make the choices of an earlier run again: the seed of its first round
     #[arg(long)]
     seed: Option<u64>,
@@ -127,22 +130,22 @@ pub struct Soak {
 /// The crash test of the whole system with more rounds; its output has every round's seed.
 pub fn soak(args: &Soak) -> Result<()> {
     sh::run(&mut cargo(&["xtask", "host"]))?;
-    let mut test = cargo(&[
-        "nextest",
-        "run",
-        "--locked",
-        "--profile",
-        "soak",
-        "--package",
-        "wharf",
-        "-E",
-        "test(no_kill_at_any_time)",
-    ]);
-    test.env("WHARF_CRASH_ROUNDS", args.rounds.to_string()).env("WHARF_TEST_REQUIRE", "jail,postgres");
-    if let Some(seed) = args.seed {
-        test.env("WHARF_CRASH_SEED", seed.to_string());
+    for (runtime, rounds, needs) in
+        [("native", args.rounds, "jail,postgres"), ("docker", args.docker_rounds, "jail,postgres,docker")]
+    {
+        if rounds == 0 {
+            continue;
+        }
+        let filter = format!("test(/no_kill_at_any_time.*::{runtime}$/)");
+        let mut test =
+            cargo(&["nextest", "run", "--locked", "--profile", "soak", "--package", "wharf", "-E", &filter]);
+        test.env("WHARF_CRASH_ROUNDS", rounds.to_string()).env("WHARF_TEST_REQUIRE", needs);
+        if let Some(seed) = args.seed {
+            test.env("WHARF_CRASH_SEED", seed.to_string());
+        }
+        sh::run(&mut test)?;
     }
-    sh::run(&mut test)
+    Ok(())
 }
 
 /// The OpenAPI document as the binary serves it, beside the committed one.

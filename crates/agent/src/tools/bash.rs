@@ -16,7 +16,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use super::{Outcome, Place, page, processes, text};
+use super::processes::{self, Before};
+use super::{Outcome, Place, page, text};
 use crate::cancel::Cancel;
 use crate::images::next_number;
 use crate::model::{BuiltIn, ToolDef};
@@ -172,7 +173,7 @@ impl Shell {
         out.push(".out");
         let out = PathBuf::from(out);
         let Some(running) = &mut self.running else { return Err(io::Error::other("there is no shell")) };
-        let before = processes::children(running.pid);
+        let before = Before::now();
         let mut line = script.clone().into_os_string().into_encoded_bytes();
         line.push(b'\n');
         running.stdin.write_all(&line).await?;
@@ -225,7 +226,7 @@ async fn watch(
     out: &Path,
     limit: Duration,
     cancel: &Cancel,
-    before: &[i32],
+    before: &Before,
 ) -> io::Result<(Option<String>, Option<Ended>)> {
     let deadline = Instant::now() + limit;
     let mut ended = None;

@@ -10,6 +10,8 @@ struct Process {
     pid: i32,
     parent: i32,
     group: i32,
+    /// When it began: a number may be given out again.
+    start: u64,
 }
 
 fn all() -> Vec<Process> {
@@ -22,23 +24,40 @@ fn all() -> Vec<Process> {
             let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(1);
             let parent = fields.next()?.parse().ok()?;
             let group = fields.next()?.parse().ok()?;
-            Some(Process { pid, parent, group })
+            let start = fields.nth(16)?.parse().ok()?;
+            Some(Process { pid, parent, group, start })
         })
         .collect()
 }
 
-/// Children of a process: the jobs of a shell.
-pub fn children(of: i32) -> Vec<i32> {
-    all().iter().filter(|p| p.parent == of).map(|p| p.pid).collect()
+/// What runs before a command does.
+#[derive(Debug, Default)]
+pub struct Before {
+    known: HashSet<(i32, u64)>,
+    /// The process above this one that is left with all that detaches itself; none where the host did not start this one.
+    guardian: Option<i32>,
 }
 
-/// Kills the children of `shell` that are not in `spared`, and all below them.
-pub fn kill_jobs(shell: i32, spared: &[i32]) {
+impl Before {
+    pub fn now() -> Self {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+        Self {
+            known: all().iter().map(|p| (p.pid, p.start)).collect(),
+            guardian: (name.trim() == "wharf-guardian").then_some(parent),
+        }
+    }
+}
+
+/// Kills what `shell` has started since then, and all below it: its jobs, and what has left it for a session of its own.
+pub fn kill_jobs(shell: i32, before: &Before) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
     for _ in 0..4 {
         let processes = all();
         let mut doomed: HashSet<i32> = processes
             .iter()
-            .filter(|p| p.parent == shell && !spared.contains(&p.pid))
+            .filter(|p| p.parent == shell || Some(p.parent) == before.guardian)
+            .filter(|p| p.pid != own && !before.known.contains(&(p.pid, p.start)))
             .map(|p| p.pid)
             .collect();
         if doomed.is_empty() {
@@ -71,7 +90,7 @@ fn kill(pid: i32) {
 
 /// Ends a shell and its group.
 pub fn kill_group(leader: i32) {
-    kill_jobs(leader, &[]);
+    kill_jobs(leader, &Before::default());
     if let Some(pid) = Pid::from_raw(leader) {
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = kill_process(pid, Signal::KILL);

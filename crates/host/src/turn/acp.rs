@@ -33,6 +33,7 @@ use super::relay::Ran;
 use super::{Turn, cancelled, failed, runner, timed_out};
 use crate::host::Host;
 use crate::limits;
+use crate::tree;
 
 /// The version of the protocol that is spoken here.
 const VERSION: u64 = 1;
@@ -60,10 +61,10 @@ impl Stop {
 
 pub async fn run(host: &Arc<Host>, turn: &Arc<Turn>, request: &TurnRequest, limit: Duration) -> Ran {
     let spec = &request.agent;
-    let mut kept = match host.agents.take(host, spec) {
+    let mut kept = match host.agents.take(spec) {
         Some(kept) => kept,
         None => match runner::program(host, spec).and_then(|program| Process::start(host, spec, &program)) {
-            Ok(process) => Kept { spec: spec.clone(), process, conversation: None },
+            Ok(process) => Kept { spec: spec.clone(), process, conversation: None, busy_since: tree::now() },
             Err(why) => return Ran::ended(failed(Reason::AgentStart, why)),
         },
     };
@@ -79,9 +80,10 @@ pub async fn run(host: &Arc<Host>, turn: &Arc<Turn>, request: &TurnRequest, limi
         (Err(Stop(done)), _) | (Ok(_), Err(Stop(done))) => (done, false),
     };
     if is_healthy {
-        host.agents.keep(host, kept);
+        kept.tidy(host, &done);
+        host.agents.keep(kept);
     } else {
-        kept.kill(host);
+        kept.kill();
     }
     Ran::ended(done)
 }
@@ -99,6 +101,8 @@ async fn answer(
     if talk.kept.conversation.is_none() {
         talk.introduce().await?;
     }
+    // Not before: what it is made of may have been started by what was started.
+    talk.kept.busy_since = tree::now();
     let Some(conversation) = talk.kept.conversation.as_mut() else {
         return Err(Stop::protocol("the agent has no session"));
     };
@@ -128,7 +132,7 @@ struct Talk<'a> {
 impl Talk<'_> {
     /// Who are you, and have we met? A session that the agent can load goes on; else there is a new one.
     async fn introduce(&mut self) -> Result<(), Stop> {
-        let terminals = Arc::new(Terminals::default());
+        let terminals = Arc::new(Terminals::of(&self.kept.process.mark));
         // Known at once, so that what the agent starts meanwhile ends with it.
         self.kept.conversation = Some(Conversation {
             session: String::new(),

@@ -19,6 +19,7 @@ use super::process::{Next, Patience, Process};
 use super::relay::{Handover, Ran};
 use super::{Turn, cancelled, failed, runner, timed_out};
 use crate::host::Host;
+use crate::tree;
 
 /// How often an agent that dies in a turn is started again for it.
 const RESTARTS: u32 = 3;
@@ -35,11 +36,11 @@ fn start(host: &Host, request: &TurnRequest) -> Result<Kept, String> {
         agents: identity.as_ref().map(|i| i.agents.clone()).unwrap_or_default(),
         computer_use: spec.computer_use.clone(),
     };
-    let kept = Kept { spec: spec.clone(), process, conversation: None };
+    let kept = Kept { spec: spec.clone(), process, conversation: None, busy_since: tree::now() };
     match kept.process.tell(&hello) {
         Ok(()) => Ok(kept),
         Err(why) => {
-            kept.kill(host);
+            kept.kill();
             Err(why)
         }
     }
@@ -52,7 +53,7 @@ pub async fn run(host: &Host, turn: &Arc<Turn>, request: &TurnRequest, limit: Du
     let before = if turn.is_resumed() { 0 } else { turn.milestones() };
     let mut restarts = 0;
     loop {
-        let mut kept = match host.agents.take(host, &request.agent) {
+        let mut kept = match host.agents.take(&request.agent) {
             Some(kept) => kept,
             None => match start(host, request) {
                 Ok(kept) => kept,
@@ -63,6 +64,7 @@ pub async fn run(host: &Host, turn: &Arc<Turn>, request: &TurnRequest, limit: Du
         let said = turn.milestones().saturating_sub(before);
         let resumed = (resumes && (said > 0 || turn.is_resumed())).then_some(Resumed { said });
         let mut reply = Reply::default();
+        kept.busy_since = tree::now();
         let (mut ran, is_healthy) =
             converse(&mut kept, turn, request, resumed, (limit, deadline), &mut reply).await;
         if !reply.said_message && !reply.text.is_empty() {
@@ -73,9 +75,10 @@ pub async fn run(host: &Host, turn: &Arc<Turn>, request: &TurnRequest, limit: Du
         }
         kept.process.listen_for(None);
         if is_healthy {
-            host.agents.keep(host, kept);
+            kept.tidy(host, &ran.done);
+            host.agents.keep(kept);
         } else {
-            kept.kill(host);
+            kept.kill();
         }
         if resumes && ran.done.reason == Some(Reason::AgentExited) && restarts < RESTARTS {
             restarts += 1;

@@ -12,11 +12,13 @@ use wharf_wire::host::exec::{Exit, Stream};
 use wharf_wire::host::turn::AgentSpec;
 
 use super::Turn;
+use crate::guardian::Guard;
 use crate::host::Host;
 use crate::limits;
 use crate::pump::Pipe;
-use crate::reaper::{ExitWatch, ended};
+use crate::reaper::{ExitWatch, Reaper, ended};
 use crate::spawn::{Streams, Wanted, memory_file, prepare};
+use crate::tree;
 
 /// Lines to an agent that it has not read yet.
 const UNREAD_LINES: usize = 64;
@@ -24,8 +26,12 @@ const UNREAD_LINES: usize = 64;
 type Active = Arc<Mutex<Option<Arc<Turn>>>>;
 
 pub struct Process {
+    /// Of its guardian: what it starts ends with it.
     pub pid: i32,
     pub exit: ExitWatch,
+    reaper: Arc<Reaper>,
+    /// In the environment of all it starts.
+    pub mark: String,
     to: mpsc::Sender<Vec<u8>>,
     /// Lines with the turn they were said in: one said too late must not be taken for the next turn's.
     from: mpsc::Receiver<(Arc<Turn>, Line)>,
@@ -92,14 +98,18 @@ impl Mouth {
 
 impl Process {
     pub fn start(host: &Host, spec: &AgentSpec, program: &Program) -> Result<Self, String> {
+        let mark = crate::host::random_name().map_err(|e| format!("the agent got no mark: {e}"))?;
+        let mut env = program.env.clone();
+        env.0.insert(tree::RUN.to_owned(), mark.clone());
         let wanted = Wanted {
             argv: Some(&program.argv),
             command: None,
             cwd: spec.cwd.as_deref(),
-            env: &program.env,
+            env: &env,
             user: None,
         };
-        let mut launch = prepare(host, &wanted).map_err(|fault| fault.0.detail.clone())?;
+        let launch = prepare(host, &wanted).map_err(|fault| fault.0.detail.clone())?;
+        let mut launch = launch.under(Guard::Ends);
         if let Some(script) = program.script {
             launch.script = Some(
                 memory_file(script.as_bytes())
@@ -123,7 +133,15 @@ impl Process {
         tokio::spawn(write_lines(stdin, lines_in));
         tokio::spawn(read_lines(stdout, lines_out, Arc::clone(&active)));
         tokio::spawn(read_log(stderr, Arc::clone(&active)));
-        Ok(Self { pid: spawned.pid, exit: spawned.exit, to, from, active })
+        Ok(Self {
+            pid: spawned.pid,
+            exit: spawned.exit,
+            reaper: Arc::clone(&host.reaper),
+            mark,
+            to,
+            from,
+            active,
+        })
     }
 
     pub fn is_alive(&self) -> bool {
@@ -169,10 +187,20 @@ impl Process {
                 None => Next::Ended(match patience.exit {
                     Some(exit) => exit,
                     // Its output is closed but it may live on; it cannot answer any more.
-                    None => tokio::time::timeout(limits::DRAIN, ended(&self.exit)).await.unwrap_or_default(),
+                    None => {
+                        tokio::time::timeout(limits::LAST_BREATH, ended(&self.exit)).await.unwrap_or_default()
+                    }
                 }),
             };
         }
+    }
+}
+
+/// However a turn is left, a task that broke included, nothing of its agent is.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.reaper.kill(self.pid);
+        tree::kill_marked(&self.mark, 0, None);
     }
 }
 

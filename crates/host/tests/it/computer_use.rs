@@ -192,6 +192,42 @@ async fn cancel_ends_the_tool_and_what_it_started_but_not_the_shell() {
 }
 
 #[tokio::test]
+async fn what_a_cancelled_command_detached_ends_too_and_so_does_all_of_an_agent_that_is_killed() {
+    let detached = "setsid -f env -i /bin/sh -c 'echo $$ > stray; exec sleep 300'";
+    let provider = Provider::start([
+        bash("t1", "setsid -f sh -c 'echo $$ > earlier; exec sleep 400' >/dev/null 2>&1; sleep 0.1; echo ok"),
+        bash("t2", &format!("{detached}; sleep 300")),
+    ]);
+    let host = Host::start().await;
+    let pid = async |name: &str| {
+        let path = host.home().join(name);
+        until(name, async || std::fs::read_to_string(&path).is_ok_and(|t| t.ends_with('\n'))).await;
+        std::fs::read_to_string(&path).unwrap().trim().parse::<i32>().unwrap()
+    };
+    let turn = ask(&provider, "Wait for it.");
+    let events = host.client.turn(&turn, 0).await.unwrap();
+    let stray = pid("stray").await;
+    assert!(host.client.cancel_turn(turn.turn).await.unwrap().was_running);
+    assert_eq!(done(&all(events).await).outcome, Outcome::Cancelled);
+    until_dead(stray).await;
+    let earlier = pid("earlier").await;
+    assert!(lives(earlier), "what an earlier command left in the background goes on");
+
+    // Killed while a command runs: it is started again for its turn, and nothing of the one before is left.
+    std::fs::remove_file(host.home().join("stray")).unwrap();
+    provider.say(bash("t3", &format!("echo $PPID > agent; {detached}; sleep 300")));
+    provider.say(says("Never mind."));
+    let turn = ask(&provider, "Again.");
+    let events = host.client.turn(&turn, 0).await.unwrap();
+    let (stray, agent) = (pid("stray").await, pid("agent").await);
+    let killed = std::process::Command::new("kill").args(["-9", &agent.to_string()]).status().unwrap();
+    assert!(killed.success());
+    until_dead(stray).await;
+    until_dead(earlier).await;
+    assert_eq!(done(&all(events).await).outcome, Outcome::Done);
+}
+
+#[tokio::test]
 async fn cancel_while_the_model_speaks_keeps_what_was_said() {
     let mut half = anthropic("Half of what I", &[]);
     half.truncate(half.len() - 3);

@@ -11,6 +11,7 @@ mod files;
 mod guard;
 mod harness;
 mod jail;
+mod leftovers;
 mod processes;
 mod provider;
 mod refusals;

@@ -132,14 +132,17 @@ impl Jailer {
             let directory = record::directory(&run_dir, id);
             // The control plane walks through it to the sockets; nobody needs to read it, and nobody else passes: who
             // reached the gateway's socket would speak for the session.
-            std::fs::DirBuilder::new().mode(0o700).create(&directory).at("make the jail's directory")?;
+            // Under its name only when it is as it should be: the gateway looks as soon as there is a jail of that name.
+            let making = directory.with_extension(record::MAKING);
+            std::fs::DirBuilder::new().mode(0o700).create(&making).at("make the jail's directory")?;
             let (uid, gid) = (self.settings.control_uid, self.settings.control_gid);
-            chown(&directory, None, Some(gid)).at("chown the jail's directory")?;
-            std::fs::set_permissions(&directory, Permissions::from_mode(0o710))
+            chown(&making, None, Some(gid)).at("chown the jail's directory")?;
+            std::fs::set_permissions(&making, Permissions::from_mode(0o710))
                 .at("chmod the jail's directory")?;
+            std::fs::rename(&making, &directory).at("name the jail's directory")?;
             record.save(&run_dir)?;
             let gateway = record::gateway(&run_dir, id);
-            // Under its name only when it is as it should be: the gateway looks as soon as the jail is there.
+            // The same, for what is in it.
             let fresh = gateway.with_extension("new");
             std::fs::DirBuilder::new().mode(0o700).create(&fresh).at("make the gateway's directory")?;
             chown(&fresh, Some(uid), Some(gid)).at("chown the gateway's directory")?;
@@ -227,6 +230,7 @@ impl Jailer {
         {
             tracing::warn!(jail = %id, %error, "could not remove a jail's directory");
         }
+        let _ = std::fs::remove_dir(directory.with_extension(record::MAKING));
     }
 
     /// SIGTERM now, SIGKILL after `grace`.

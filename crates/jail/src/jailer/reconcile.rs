@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use wharf_domain::JailId;
 
-use super::record::{Phase, Record};
+use super::record::{self, Phase, Record};
 use super::{End, Jail, Jailer};
 use crate::step::{At, Step};
 use crate::sys;
@@ -22,6 +22,11 @@ impl Jailer {
         let directory = self.settings.run_dir.join("jails");
         for entry in std::fs::read_dir(&directory).at("look for jails")?.flatten() {
             let name = entry.file_name();
+            if entry.path().extension().is_some_and(|e| e == record::MAKING) {
+                // Nothing was put in it yet.
+                let _ = std::fs::remove_dir(entry.path());
+                continue;
+            }
             let Some(id) = name.to_str().and_then(|n| n.parse::<JailId>().ok()) else { continue };
             if entry.path().join(FOREIGN).exists() {
                 continue;

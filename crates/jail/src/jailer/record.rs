@@ -94,6 +94,9 @@ pub(super) fn socket(run_dir: &Path, jail: JailId) -> PathBuf {
     directory(run_dir, jail).join("host.sock")
 }
 
+/// Extension of a jail's directory that is not yet as it should be.
+pub(super) const MAKING: &str = "making";
+
 /// The gateway puts its socket for the jail there.
 pub(super) fn gateway(run_dir: &Path, jail: JailId) -> PathBuf {
     directory(run_dir, jail).join("gateway")

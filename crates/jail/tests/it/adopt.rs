@@ -1,5 +1,6 @@
 //! A jailer that dies, and the one after it.
 
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use std::time::Duration;
 
 use wharf_ports::SandboxRuntime;
@@ -153,4 +154,38 @@ async fn kills_at_random_moments_lose_nothing() {
     }
     machine.stop(&spec).await;
     assert_eq!(machine.leftovers(), "");
+}
+
+/// What the kernel told of a directory since somebody began to listen: how, and the name.
+fn heard(ear: &rustix::fd::OwnedFd) -> Vec<(ReadFlags, String)> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(ear, &mut buffer);
+    let mut all = Vec::new();
+    while let Ok(event) = reader.next() {
+        let name = event.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        all.push((event.events(), name));
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_jail_is_seen_when_the_control_plane_may_reach_into_it_and_not_before() {
+    let mut machine = machine!();
+    let jails = machine.dir.join("run/jails");
+    let ear = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&ear, &jails, WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB).unwrap();
+    let (spec, running) = machine.session().await;
+    let told = heard(&ear);
+    let of_it: Vec<_> = told.iter().filter(|(_, name)| *name == running.jail.to_string()).collect();
+    assert!(!of_it.is_empty(), "{told:?}");
+    // Whoever listens looks at once; nothing is done to it after it has its name.
+    assert!(of_it.iter().all(|(what, _)| what.contains(ReadFlags::MOVED_TO)), "{told:?}");
+    machine.stop(&spec).await;
+
+    // One that a killed jailer was about to name goes with the next start.
+    let half = jails.join(format!("{}.making", wharf_domain::JailId::new()));
+    machine.kill_jailer();
+    std::fs::create_dir(&half).unwrap();
+    machine.start_jailer(true);
+    assert!(!half.exists());
 }

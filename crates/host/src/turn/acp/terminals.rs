@@ -11,11 +11,13 @@ use wharf_wire::host::Env;
 use wharf_wire::host::exec::Exit;
 
 use super::rpc::Fault;
+use crate::guardian::Guard;
 use crate::host::Host;
 use crate::limits;
 use crate::pump::Pipe;
-use crate::reaper::{ExitWatch, ended};
+use crate::reaper::{ExitWatch, Reaper, ended};
 use crate::spawn::{Streams, Wanted, prepare};
+use crate::tree;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,9 +39,10 @@ struct Variable {
     value: String,
 }
 
-#[derive(Default)]
 pub struct Terminals {
     state: Mutex<State>,
+    /// That of the agent.
+    mark: String,
 }
 
 #[derive(Default)]
@@ -50,6 +53,8 @@ struct State {
 
 struct Terminal {
     pid: i32,
+    since: u64,
+    reaper: Arc<Reaper>,
     exit: ExitWatch,
     output: Mutex<Output>,
 }
@@ -84,6 +89,10 @@ impl Output {
 }
 
 impl Terminals {
+    pub fn of(mark: &str) -> Self {
+        Self { state: Mutex::default(), mark: mark.to_owned() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,7 +109,8 @@ impl Terminals {
                 format!("{} terminals are held, which is the limit: release some", limits::ACP_TERMINALS),
             ));
         }
-        let env = Env(wanted.env.iter().map(|v| (v.name.clone(), v.value.clone())).collect());
+        let mut env = Env(wanted.env.iter().map(|v| (v.name.clone(), v.value.clone())).collect());
+        env.0.insert(tree::RUN.to_owned(), self.mark.clone());
         // Without arguments many agents send a whole line, for a shell to read.
         let argv: Option<Vec<String>> = (!wanted.args.is_empty())
             .then(|| std::iter::once(&wanted.command).chain(&wanted.args).cloned().collect());
@@ -111,8 +121,9 @@ impl Terminals {
             env: &env,
             user: None,
         };
+        let since = tree::now();
         let spawned = prepare(host, &what)
-            .and_then(|launch| launch.start(&host.reaper, host.power, Streams::Merged))
+            .and_then(|launch| launch.under(Guard::Leaves).start(&host.reaper, host.power, Streams::Merged))
             .map_err(|fault| Fault::new(Fault::INTERNAL, fault.0.detail))?;
         let Ok(Some(pipe)) = spawned.stdout.map(Pipe::new).transpose() else {
             host.reaper.kill(spawned.pid);
@@ -121,6 +132,8 @@ impl Terminals {
         let limit = wanted.output_byte_limit.unwrap_or(usize::MAX).min(limits::ACP_TERMINAL_BYTES);
         let terminal = Arc::new(Terminal {
             pid: spawned.pid,
+            since,
+            reaper: Arc::clone(&host.reaper),
             exit: spawned.exit,
             output: Mutex::new(Output::new(limit)),
         });
@@ -168,11 +181,26 @@ impl Terminals {
         Ok(Value::Null)
     }
 
-    pub fn kill_all(&self, host: &Host) {
+    pub fn kill_all(&self) {
         let all = std::mem::take(&mut self.state().all);
         for terminal in all.values() {
-            host.reaper.kill(terminal.pid);
+            terminal.reaper.kill(terminal.pid);
         }
+    }
+
+    /// Kills what was started since then; what they said can still be read.
+    pub fn kill_since(&self, since: u64) {
+        let all: Vec<_> = self.state().all.values().filter(|t| t.since >= since).cloned().collect();
+        for terminal in all {
+            terminal.reaper.kill(terminal.pid);
+        }
+    }
+}
+
+/// They never outlast the agent that started them, however it is lost.
+impl Drop for Terminals {
+    fn drop(&mut self) {
+        self.kill_all();
     }
 }
 
