@@ -11,6 +11,7 @@ mod egress;
 mod exec;
 mod fault;
 mod files;
+pub mod git_ssh;
 mod host;
 mod identity;
 pub mod limits;
@@ -76,6 +77,7 @@ Serves on the listening unix socket it inherits as descriptor 3.
   --help
 
 wharf-host agent: the built-in agent `computer-use`; the host starts it for itself
+wharf-host git-ssh: what git starts in place of ssh in a session
 ";
 
 impl Options {

@@ -10,5 +10,6 @@ mod log;
 mod models;
 mod policy;
 mod requests;
+mod ssh;
 mod tunnels;
 mod upstream;

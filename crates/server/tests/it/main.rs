@@ -5,6 +5,7 @@
 mod agents;
 mod auth;
 mod builds;
+mod connections;
 mod desk;
 mod desktop;
 mod exec;

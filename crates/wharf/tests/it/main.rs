@@ -17,4 +17,5 @@ mod ports;
 mod privileges;
 mod schemathesis;
 mod suite;
+mod ssh;
 mod survive;
