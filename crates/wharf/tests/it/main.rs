@@ -16,6 +16,6 @@ mod planted;
 mod ports;
 mod privileges;
 mod schemathesis;
-mod suite;
 mod ssh;
+mod suite;
 mod survive;
