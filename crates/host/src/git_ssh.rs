@@ -43,8 +43,8 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     if let [only] = args.as_slice()
         && matches!(only.as_str(), "--help" | "-h")
     {
-        print!("{HELP}");
-        return ExitCode::SUCCESS;
+        return put(rustix::stdio::stdout(), HELP.as_bytes())
+            .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let socket =
         std::env::var_os(GATEWAY_SOCKET).map_or_else(|| Path::new(DIRECTORY).join(SOCKET), PathBuf::from);
