@@ -26,7 +26,7 @@ up: build ## start the server with the base image and leave it running
 
 test: ## every check and every test
 	@scripts/setup.sh --test
-	@WHARF_TEST_REQUIRE=$${WHARF_TEST_REQUIRE:-jail,docker,postgres,python,base-image,desktop,desktop-image} $(CARGO) xtask ci
+	@WHARF_TEST_REQUIRE=$${WHARF_TEST_REQUIRE:-jail,docker,postgres,ssh,python,base-image,desktop,desktop-image} $(CARGO) xtask ci
 
 soak: ## 300 rounds of kill -9 under load
 	@scripts/setup.sh --test

@@ -37,6 +37,7 @@ if [[ "${1:-}" == "--test" ]]; then
     wants[xterm]="/usr/bin/xterm"
     wants[procps]="/usr/bin/pgrep"
     wants[e2fsprogs]="/usr/sbin/mkfs.ext4 /sbin/mkfs.ext4"
+    wants[openssh-server]="/usr/sbin/sshd"
     wants[iproute2]="/usr/bin/ip /bin/ip /sbin/ip"
 fi
 if [[ "${1:-}" == "--test" || "${1:-}" == "--bench" ]]; then
@@ -63,6 +64,11 @@ if ((${#missing[@]})); then
     if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
         "${as_root[@]}" mkdir -p /etc/postgresql-common
         echo "create_main_cluster = false" | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
+    # The tests start their own; this keeps the package from opening the machine to the world.
+    if [[ " ${missing[*]} " == *" openssh-server "* ]]; then
+        "${as_root[@]}" mkdir -p /etc/ssh
+        "${as_root[@]}" touch /etc/ssh/sshd_not_to_be_run
     fi
     "${as_root[@]}" apt-get update -q
     "${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}"

@@ -91,10 +91,14 @@ impl Show for api::Connection {
     const HEAD: &'static [&'static str] = &["NAME", "HOST", "METHODS", "PATH", "INJECTS", "SECRET", "AGE"];
     fn row(&self, now: Time) -> Vec<Cell> {
         let i = &self.inject;
-        let placed = match (&i.header, &i.query, &i.basic) {
+        let placed = match (&i.header, &i.query, &i.basic, &i.ssh) {
             (Some(header), ..) => format!("header {header}"),
-            (_, Some(query), _) => format!("query {query}"),
-            (.., basic) => format!("basic {}", basic.as_deref().unwrap_or_default()),
+            (_, Some(query), ..) => format!("query {query}"),
+            (.., Some(ssh)) => {
+                let user = ssh.user.as_ref().map(|user| format!(" {user}")).unwrap_or_default();
+                format!("ssh{user}{}", if ssh.push { ", pushes" } else { "" })
+            }
+            (.., basic, None) => format!("basic {}", basic.as_deref().unwrap_or_default()),
         };
         let methods = self.matches.methods.join(",");
         vec![

@@ -22,6 +22,7 @@ pub mod rbac;
 pub mod remote;
 pub mod repo;
 pub mod session;
+pub mod ssh;
 pub mod time;
 
 pub use error::{Code, Error, Result};

@@ -29,6 +29,14 @@ const TELLING: usize = 6;
 
 type All = Arc<Vec<Arc<LiveConnection>>>;
 
+/// What there is for a repository at an ssh server.
+pub(crate) enum Found {
+    Covers(Arc<LiveConnection>),
+    /// Names of those that are for other paths there.
+    OtherPaths(Vec<String>),
+    Nothing,
+}
+
 pub(crate) struct Connections {
     system: System,
     kept: Kept<SpaceId, All>,
@@ -60,7 +68,8 @@ impl Connections {
 
     /// Whether requests to the target may get a credential, so that its TLS has to end here.
     pub async fn concern(&self, space: SpaceId, target: &Target) -> Result<bool, Error> {
-        Ok(self.of(space).await?.iter().any(|c| c.connection.rule.host_matches(target)))
+        let web = |c: &LiveConnection| c.connection.placement.as_ssh().is_none();
+        Ok(self.of(space).await?.iter().any(|c| web(c) && c.connection.rule.host_matches(target)))
     }
 
     /// The connection whose credential a request gets: the narrowest that covers it.
@@ -74,9 +83,30 @@ impl Connections {
         let all = self.of(space).await?;
         let found = all.iter().find(|c| {
             let rule = &c.connection.rule;
-            rule.host_matches(target) && rule.covers(method, path)
+            c.connection.placement.as_ssh().is_none()
+                && rule.host_matches(target)
+                && rule.covers(method, path)
         });
         Ok(found.cloned())
+    }
+
+    /// The connection whose key logs in at an ssh server, for one repository there.
+    pub async fn ssh(&self, space: SpaceId, target: &Target, path: &str) -> Result<Found, Error> {
+        let all = self.of(space).await?;
+        let here = all
+            .iter()
+            .filter(|c| c.connection.placement.as_ssh().is_some() && c.connection.rule.matches_ssh(target));
+        let here: Vec<_> = here.collect();
+        Ok(match here.iter().find(|c| c.connection.rule.covers_repository(path)) {
+            Some(live) => Found::Covers(Arc::clone(live)),
+            None if here.is_empty() => Found::Nothing,
+            None => Found::OtherPaths(here.iter().map(|c| c.connection.name.to_string()).collect()),
+        })
+    }
+
+    /// The secret of a connection, for what does not put it into a request.
+    pub fn open(&self, live: &LiveConnection) -> Result<Plain, Error> {
+        self.system.open_connection(live)
     }
 
     /// Puts the credential in; answers what must not come back.
@@ -122,6 +152,7 @@ pub(crate) fn put(placement: &Placement, secret: &Plain, head: &mut Parts) -> Re
             let value = Plain::new([b"Basic ", encoded.expose()].concat());
             head.headers.insert(AUTHORIZATION, header(value.expose())?);
         }
+        Placement::Ssh(_) => return Err("it is the key of an ssh server"),
         Placement::Query { name } => {
             let encoded = Plain::new(percent_encode(secret, NON_ALPHANUMERIC).to_string());
             hidden.add(encoded.expose());

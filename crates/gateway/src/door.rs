@@ -147,7 +147,7 @@ impl Door {
         let Self { gateway, jail, meter, closed, stop } = self;
         let call = Call { gateway, jail, session, meter, slot, closed, stop };
         match asked {
-            Asked::Own => own::serve(&call.gateway, &call.session, request).await,
+            Asked::Own => own::serve(call, request).await,
             Asked::OwnTunnel => tunnel::own(call, request),
             Asked::Tunnel(target) => tunnel::open(call, target, request).await,
             Asked::Forward(target) => {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use wharf_domain::egress::{Target, rule};
 use wharf_domain::guard::{APPROVAL_SECONDS, Action, ApprovalState, Phase, Rate};
 use wharf_domain::rbac::Resource;
+use wharf_domain::ssh::{PORT, Service};
 use wharf_domain::{ApprovalId, Code, Error, Name, SessionId, SpaceId, Time, limits};
 use wharf_guard::{Ask, Guard, Judged, Ruling};
 use wharf_ports::{Topic, Wake};
@@ -278,6 +279,13 @@ impl Leaving {
     /// Nothing but the host.
     pub fn tunnel() -> Self {
         Self { url: None, path: None, bytes: None }
+    }
+
+    /// A repository at an ssh server: what git asks there stands for the method.
+    pub fn git(target: &Target, service: Service, path: &str) -> Self {
+        let path = format!("/{}", path.trim_start_matches('/'));
+        let url = format!("ssh://{}{path}", authority(target, PORT));
+        Self { url: Some((service.as_str().to_owned(), url)), path: Some(path), bytes: None }
     }
 
     pub fn request<B: hyper::body::Body>(scheme: &Scheme, target: &Target, request: &Request<B>) -> Self {

@@ -24,6 +24,7 @@ pub mod models;
 mod own;
 mod problem;
 mod sessions;
+mod ssh;
 pub mod target;
 mod tunnel;
 

@@ -165,7 +165,12 @@ impl Line {
 
     /// A method is a word of the client's: what is too long for one is cut.
     pub fn method(&self, method: &http::Method) {
-        self.entry().method = Some(method.as_str().chars().take(32).collect());
+        self.word(method.as_str());
+    }
+
+    /// What stands for a method where there is none.
+    pub fn word(&self, word: &str) {
+        self.entry().method = Some(word.chars().take(32).collect());
     }
 
     pub fn status(&self, status: http::StatusCode) {

@@ -1,8 +1,7 @@
 //! The gateway's own API, which every session reaches whatever its egress: `http://gateway/…`.
 //!
-//! `/` says what the session may reach, `/guard` what its guardrails say to a tool; everything below another first segment belongs to the provider of that name.
-
-use std::sync::Arc;
+//! `/` says what the session may reach, `/guard` what its guardrails say to a tool, `/wharf/ssh` is for git's ssh program; everything
+//! below another first segment belongs to the provider of that name.
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -10,17 +9,14 @@ use serde_json::json;
 use wharf_domain::Code;
 
 use crate::body::{Body, full};
-use crate::gateway::Gateway;
-use crate::models;
+use crate::door::Call;
 use crate::problem::problem;
 use crate::sessions::Session;
+use crate::{models, ssh};
 
 /// Answers a request whose host is `gateway`.
-pub(crate) async fn serve(
-    gateway: &Gateway,
-    session: &Arc<Session>,
-    request: Request<Incoming>,
-) -> Response<Body> {
+pub(crate) async fn serve(call: Call, request: Request<Incoming>) -> Response<Body> {
+    let (gateway, session) = (&call.gateway, &call.session);
     let path = request.uri().path();
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
     if first.is_empty() {
@@ -28,6 +24,9 @@ pub(crate) async fn serve(
     }
     if first == "guard" {
         return crate::guard::serve(gateway, session, request).await;
+    }
+    if path == wharf_wire::ssh::PATH {
+        return ssh::open(call, request).await;
     }
     models::serve(gateway, session, &first, request).await
 }

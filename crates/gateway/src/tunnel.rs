@@ -87,12 +87,15 @@ pub(crate) fn own(call: Call, mut request: Request<Incoming>) -> Response<Body> 
             let call = call.clone();
             async move {
                 Ok::<_, Infallible>(match call.anew().await {
-                    Ok(call) => crate::own::serve(&call.gateway, &call.session, request).await,
+                    Ok(call) => crate::own::serve(call, request).await,
                     Err(refusal) => refusal.response(),
                 })
             }
         });
-        let serving = http1().header_read_timeout(call.gateway.idle()).serve_connection(client, service);
+        let serving = http1()
+            .header_read_timeout(call.gateway.idle())
+            .serve_connection(client, service)
+            .with_upgrades();
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
             _ = serving.as_mut() => return,
@@ -120,7 +123,12 @@ pub(crate) fn join(call: &Call, target: &Target, line: &Arc<Line>, client: OnUpg
 }
 
 /// Lets the bytes flow until both directions have ended or something else ends them.
-async fn carry(call: &Call, target: &Target, line: &Line, flow: impl Future<Output = io::Result<()>>) {
+pub(crate) async fn carry(
+    call: &Call,
+    target: &Target,
+    line: &Line,
+    flow: impl Future<Output = io::Result<()>>,
+) {
     let drained = async {
         call.stop.draining().await;
         tokio::time::sleep(LAST).await;

@@ -26,7 +26,7 @@ use names::Names;
 
 /// Made by whoever started the host; the gateway puts its socket there.
 pub const DIRECTORY: &str = "/run/wharf/gateway";
-const SOCKET: &str = "gateway.sock";
+pub const SOCKET: &str = "gateway.sock";
 /// What programs that know proxies are told; see `surroundings`.
 pub const PROXY_PORT: u16 = 3128;
 /// Where the jail's packet filter leads everybody else.

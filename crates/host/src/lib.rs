@@ -12,6 +12,7 @@ mod exec;
 mod fault;
 mod files;
 mod guardian;
+pub mod git_ssh;
 mod host;
 mod identity;
 pub mod limits;
@@ -77,6 +78,7 @@ Serves on the listening unix socket it inherits as descriptor 3.
   --help
 
 wharf-host agent: the built-in agent `computer-use`; the host starts it for itself
+wharf-host git-ssh: what git starts in place of ssh in a session
 ";
 
 impl Options {

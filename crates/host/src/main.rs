@@ -9,6 +9,9 @@ fn main() -> ExitCode {
     if args.next_if(|a| a == "agent").is_some() {
         return wharf_agent::main(args);
     }
+    if args.next_if(|a| a == "git-ssh").is_some() {
+        return wharf_host::git_ssh::main(args);
+    }
     let options = match Options::parse(args) {
         Ok(options) => options,
         Err((text, code)) => {

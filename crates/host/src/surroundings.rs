@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::egress::PROXY_PORT;
 use crate::trust::Trusted;
 
+/// What git starts in place of ssh: this program, where every runtime puts it. Whoever brings keys of their own unsets it.
+const GIT_SSH: &str = "/run/wharf/wharf-host git-ssh";
+
 pub struct Surroundings {
     /// Whether the host carries connections to a gateway.
     pub gateway: bool,
@@ -38,6 +41,9 @@ impl Surroundings {
             let direct = format!("localhost,127.0.0.1,::1{own}");
             set("NO_PROXY", &direct);
             set("no_proxy", &direct);
+            set("GIT_SSH_COMMAND", GIT_SSH);
+            // It takes ssh's options, and git need not try it out.
+            set("GIT_SSH_VARIANT", "ssh");
         }
         if let Some(trusted) = &*self.trusted.lock().unwrap_or_else(PoisonError::into_inner) {
             for name in

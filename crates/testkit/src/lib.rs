@@ -1,5 +1,5 @@
 //! For tests: a private PostgreSQL, a database of its own for each test, a clock one moves by hand, a small image, a private Docker
-//! Engine, and what every runtime must do.
+//! Engine, a private ssh server, and what every runtime must do.
 //!
 //! No test of Wharf uses a machine's own database server, and none leaves one behind.
 
@@ -8,6 +8,7 @@ mod cluster;
 pub mod contract;
 mod db;
 pub mod docker;
+pub mod sshd;
 pub mod tiny;
 
 pub use clock::TestClock;

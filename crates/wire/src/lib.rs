@@ -5,3 +5,4 @@
 pub mod api;
 pub mod host;
 pub mod jailer;
+pub mod ssh;

@@ -53,7 +53,7 @@ pub enum Command {
         /// Directory of the package (with wharf.toml, or one that is recognised without)
         #[arg(long, value_name = "DIR", conflicts_with = "git")]
         path: Option<PathBuf>,
-        /// Address of its repository; an ssh one is fetched over https. A connection of the space brings the credential
+        /// Address of its repository, https or ssh; a connection of the space brings the credential or key
         #[arg(long, value_name = "URL[#REF]")]
         git: Option<String>,
         /// Branch, tag or commit; the default branch when absent

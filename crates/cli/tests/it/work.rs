@@ -274,3 +274,39 @@ async fn a_provider_is_asked_for_as_it_was_described() {
     }
     assert_eq!(peer.seen().len(), 3);
 }
+
+#[tokio::test]
+async fn a_connection_to_an_ssh_server_is_made_and_changed_by_what_is_said_of_it() {
+    const PRINT: &str = "SHA256:XD4mm1PJhqLACObvMwjWspl0SEWTlFTkfAUcg4S2B6s";
+    let shown = |inject: Value| {
+        value!({ "id": "00000000-0000-0000-0000-000000000001", "name": "forge", "match": { "host": "git.example.org" },
+            "inject": inject, "labels": {}, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+            "resource_version": 7 })
+    };
+    let was = value!({ "secret": "key", "ssh": { "user": "git", "host_keys": [PRINT], "push": false } });
+    let answer = shown(was.clone());
+    let peer = Peer::answering(move |_| json(200, &answer)).await;
+    let user = User::at(&peer.url);
+    let line = ["connection", "create", "forge", "--host", "git.example.org", "--key-secret", "key"];
+    let with = |more: &[&'static str]| [&line[..], more].concat();
+    let (code, said) = user.run(&with(&["--host-key", PRINT])).await;
+    assert!(code == 2 && said.contains("--ssh"), "{code} {said}");
+    let (code, said) = user.run(&with(&["--ssh", "--host-key", "forge"])).await;
+    assert!(code == 2 && said.contains("ssh-keyscan"), "{code} {said}");
+    let (code, said) = user.run(&with(&["--basic", "git", "--push"])).await;
+    assert!(code == 2 && said.contains("--ssh"), "{code} {said}");
+    assert!(peer.seen().is_empty());
+    let (code, said) = user.run(&with(&["--ssh", "--ssh-user", "git", "--host-key", PRINT])).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(body(&peer.seen()[0])["inject"], was);
+    // What is not said stays.
+    let (code, said) = user.run(&["connection", "update", "forge", "--push"]).await;
+    assert_eq!(code, 0, "{said}");
+    let pushes = value!({ "secret": "key", "ssh": { "user": "git", "host_keys": [PRINT], "push": true } });
+    assert_eq!(body(peer.seen().last().unwrap())["inject"], pushes);
+    let (code, said) = user.run(&["connection", "update", "forge", "--path", "/team"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(body(peer.seen().last().unwrap()).get("inject"), None);
+    let (code, said) = user.run(&["connection", "list"]).await;
+    assert!(code != 0 || said.contains("ssh git"), "{said}");
+}

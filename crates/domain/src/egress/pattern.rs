@@ -47,6 +47,11 @@ impl Pattern {
         self.0.port.map_or_else(|| WEB.contains(&port), |p| p == port)
     }
 
+    /// Where another port than those of the web is meant by a pattern that names none.
+    pub fn matches_with(&self, target: &Target, usual: u16) -> bool {
+        self.matches_host(&target.host) && self.0.port.unwrap_or(usual) == target.port
+    }
+
     /// For what must not slip through: a pattern that names no port means all of them.
     pub fn matches_any_port(&self, target: &Target) -> bool {
         self.matches_host(&target.host) && self.0.port.is_none_or(|p| p == target.port)

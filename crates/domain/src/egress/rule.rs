@@ -4,6 +4,7 @@
 //! written as `%2e`, say) matches nothing.
 
 use super::{Pattern, Target};
+use crate::ssh::{self, HostKey};
 use crate::{Code, Error};
 
 /// Which requests a connection is for.
@@ -25,7 +26,23 @@ pub enum Placement {
     Query { name: String },
     /// `Authorization: Basic`, with this user and the secret as its password.
     Basic { user: String },
+    /// git over ssh: the secret is a private key, and no part of any request.
+    Ssh(Ssh),
 }
+
+/// How an ssh server is spoken to with a connection's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ssh {
+    /// Who logs in; whom the address names when absent.
+    pub user: Option<String>,
+    /// What the server is known by. With none nobody logs in, and the answer says which key the server has.
+    pub host_keys: Vec<HostKey>,
+    /// Whether pushes are let out too.
+    pub push: bool,
+}
+
+/// Keys of one server.
+const HOST_KEYS: usize = 16;
 
 /// Methods of one connection, and characters of a path prefix, of a name or a prefix in a header.
 const METHODS: usize = 16;
@@ -100,10 +117,20 @@ impl Match {
             return false;
         }
         let Some(prefix) = &self.path_prefix else { return true };
-        let Some(path) = normal(path) else { return false };
-        // At a border of segments: /acme is not the beginning of /acme-evil.
-        path.strip_prefix(prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+        normal(path).is_some_and(|path| begins(&path, prefix))
+    }
+
+    /// Whether an ssh server is meant.
+    pub fn matches_ssh(&self, target: &Target) -> bool {
+        self.host.matches_with(target, ssh::PORT)
+    }
+
+    /// Whether a repository at an ssh server is covered, with and without a slash before its path. A path that steps up
+    /// matches no prefix.
+    pub fn covers_repository(&self, path: &str) -> bool {
+        let Some(prefix) = &self.path_prefix else { return true };
+        let path = format!("/{}", path.trim_start_matches('/'));
+        !winding(path.as_bytes()) && begins(&path, prefix)
     }
 
     /// Which of several that cover a request is taken: the narrowest.
@@ -112,7 +139,45 @@ impl Match {
     }
 }
 
+/// At a border of segments: /acme is not the beginning of /acme-evil.
+fn begins(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+}
+
 impl Placement {
+    /// Refuses a rule that this placement could not keep.
+    pub fn check(&self, rule: &Match) -> Result<(), Error> {
+        if matches!(self, Self::Ssh(_)) && !rule.methods.is_empty() {
+            return Err(refuse(
+                "match.methods",
+                "git over ssh has no methods: it fetches, and pushes where inject.ssh.push says so",
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn ssh(user: Option<String>, mut host_keys: Vec<HostKey>, push: bool) -> Result<Self, Error> {
+        if let Some(user) = &user {
+            ssh::check_user(user).map_err(|e| e.field("inject.ssh.user"))?;
+        }
+        if host_keys.len() > HOST_KEYS {
+            let detail = format!("up to {HOST_KEYS} keys of a server can be named");
+            return Err(refuse("inject.ssh.host_keys", detail));
+        }
+        host_keys.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        host_keys.dedup();
+        Ok(Self::Ssh(Ssh { user, host_keys, push }))
+    }
+
+    /// How its ssh server is spoken to, where it has one.
+    pub fn as_ssh(&self) -> Option<&Ssh> {
+        match self {
+            Self::Ssh(ssh) => Some(ssh),
+            _ => None,
+        }
+    }
+
     pub fn header(name: &str, prefix: String) -> Result<Self, Error> {
         let name = name.to_ascii_lowercase();
         if !token(&name) {

@@ -19,18 +19,16 @@ fn an_address_is_fetched_as_it_stands_and_its_host_is_what_is_reached() {
 }
 
 #[test]
-fn an_ssh_address_is_fetched_from_its_host_over_https() {
-    for text in [
-        "git@example.com:team/agent.git",
-        "ssh://git@example.com/team/agent.git",
-        "ssh://git@example.com:2222/team/agent.git",
-        "example.com:team/agent.git",
+fn an_ssh_address_is_fetched_over_ssh_from_the_port_it_names() {
+    for (text, reached) in [
+        ("git@example.com:team/agent.git", "example.com:22"),
+        ("example.com:/srv/agent.git", "example.com:22"),
+        ("git@[2001:db8::1]:agent.git", "[2001:db8::1]:22"),
+        ("ssh://git@example.com/team/agent.git", "example.com:22"),
+        ("ssh://example.com:2222/~me/agent.git", "example.com:2222"),
+        ("ssh://git@[2001:db8::1]:2222/agent.git", "[2001:db8::1]:2222"),
     ] {
-        assert_eq!(
-            read(text),
-            ("https://example.com/team/agent.git".into(), "example.com:443".into()),
-            "{text}"
-        );
+        assert_eq!(read(text), (text.to_owned(), reached.to_owned()));
     }
 }
 
@@ -57,6 +55,19 @@ fn what_is_no_repository_elsewhere_or_holds_a_credential_is_refused_without_repe
         "https://example.com/a b",
         "ftp://example.com/x.git",
         ":x",
+        "ssh://git@example.com",
+        "ssh://git@example.com/",
+        "ssh://git@example.com:port/x.git",
+        "ssh://git@*.example.com/x.git",
+        "git:geheim@example.com:x.git",
+        "git@[example.com:2222]:x.git",
+        "ext::sh",
+        "git@example.com:",
+        "git@example.com:-x",
+        "-oProxyCommand=geheim:x",
+        "-x@example.com:x",
+        "git@-example.com:x",
+        "git+ssh://git@example.com/x.git",
     ] {
         let error = text.parse::<Remote>().unwrap_err();
         assert_eq!(error.code, Code::InvalidField, "{text}");

@@ -316,7 +316,7 @@ impl Computer {
     }
 }
 
-async fn collect(response: http::Response<hyper::body::Incoming>) -> Answer {
+pub async fn collect(response: http::Response<hyper::body::Incoming>) -> Answer {
     let (head, body) = response.into_parts();
     let body = tokio::time::timeout(SOON, body.collect()).await.unwrap().unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, body }

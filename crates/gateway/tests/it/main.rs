@@ -11,6 +11,7 @@ mod mcp;
 mod models;
 mod policy;
 mod requests;
+mod ssh;
 mod tunnels;
 mod upstream;
 mod websockets;

@@ -98,8 +98,7 @@ impl<'a> Site<'a> {
         self.client
             .make_directory(&MakeDirectory { path: self.dir.clone(), parents: true, mode: None, owner: None })
             .await?;
-        let by = if remote.fetch == url { String::new() } else { format!(" from {}", remote.fetch) };
-        self.say("wharf", &format!("fetching {reference} of {url}{by}\n")).await?;
+        self.say("wharf", &format!("fetching {reference} of {url}\n")).await?;
         let env = Env::from([
             ("WHARF_GIT_URL", remote.fetch),
             ("WHARF_GIT_REF", reference),

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::StatusCode;
-use wharf_domain::egress::rule::{Match, Placement};
+use wharf_domain::egress::rule::{Match, Placement, Ssh};
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, ConnectionId, Error, NameOrId};
 use wharf_store::{Connection, ConnectionPatch, NewConnection};
@@ -35,17 +35,24 @@ fn placement(inject: &api::ConnectionInject) -> Result<Placement, Error> {
     if inject.prefix.is_some() && inject.header.is_none() {
         return Err(refuse("a prefix stands in a header: give inject.header too").field("inject.prefix"));
     }
-    match (&inject.header, &inject.query, &inject.basic) {
-        (Some(name), None, None) => Placement::header(name, inject.prefix.clone().unwrap_or_default()),
-        (None, Some(name), None) => Placement::query(name.clone()),
-        (None, None, Some(user)) => Placement::basic(user.clone()),
-        _ => Err(refuse("give one of header, query and basic: that is where the credential is put")),
+    match (&inject.header, &inject.query, &inject.basic, &inject.ssh) {
+        (Some(name), None, None, None) => Placement::header(name, inject.prefix.clone().unwrap_or_default()),
+        (None, Some(name), None, None) => Placement::query(name.clone()),
+        (None, None, Some(user), None) => Placement::basic(user.clone()),
+        (None, None, None, Some(ssh)) => Placement::ssh(ssh.user.clone(), ssh.host_keys.clone(), ssh.push),
+        _ => Err(refuse("give one of header, query, basic and ssh: that is where the credential is put")),
     }
 }
 
 fn show(c: Connection) -> api::Connection {
-    let mut inject =
-        api::ConnectionInject { header: None, prefix: None, query: None, basic: None, secret: c.secret };
+    let mut inject = api::ConnectionInject {
+        header: None,
+        prefix: None,
+        query: None,
+        basic: None,
+        ssh: None,
+        secret: c.secret,
+    };
     match c.placement {
         Placement::Header { name, prefix } => {
             inject.header = Some(name);
@@ -53,6 +60,9 @@ fn show(c: Connection) -> api::Connection {
         }
         Placement::Query { name } => inject.query = Some(name),
         Placement::Basic { user } => inject.basic = Some(user),
+        Placement::Ssh(Ssh { user, host_keys, push }) => {
+            inject.ssh = Some(api::ConnectionSsh { user, host_keys, push });
+        }
     }
     api::Connection {
         id: c.id,
@@ -98,13 +108,10 @@ pub(crate) async fn create_connection(
     Keyed { key, body }: Keyed<api::CreateConnection>,
 ) -> Result<impl IntoResponse, Halt> {
     let placement = placement(&body.inject)?;
-    let new = NewConnection {
-        name: body.name,
-        rule: rule(body.matches)?,
-        placement,
-        secret: body.inject.secret,
-        labels: body.labels,
-    };
+    let rule = rule(body.matches)?;
+    placement.check(&rule)?;
+    let new =
+        NewConnection { name: body.name, rule, placement, secret: body.inject.secret, labels: body.labels };
     let claim = key.claim(&app, &caller).await?;
     let mut scope = app.store.scope(&caller, &at.space).await?;
     claim.attach(&mut scope);
@@ -143,6 +150,8 @@ pub(crate) async fn patch_connection(
     let rule = body.matches.map(rule).transpose()?;
     let mut scope = app.store.scope(&caller, &at.at.space).await?;
     let permit = scope.connections().permit(&at.connection, Verb::Update).await?;
+    let placed = inject.as_ref().map_or(&permit.placement, |(placement, _)| placement);
+    placed.check(rule.as_ref().unwrap_or(&permit.rule))?;
     let patch = ConnectionPatch { rule, inject, labels: view::labels(&permit.labels, body.labels)? };
     let connection = show(scope.connections().update(&permit, patch, version).await?);
     scope.commit().await?;

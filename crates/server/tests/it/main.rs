@@ -6,6 +6,7 @@ mod agents;
 mod auth;
 mod builds;
 mod closing;
+mod connections;
 mod desk;
 mod desktop;
 mod exec;

@@ -7,8 +7,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 use wharf_domain::egress::Pattern;
-use wharf_domain::egress::rule::{Match, Placement};
+use wharf_domain::egress::rule::{Match, Placement, Ssh};
 use wharf_domain::rbac::{Resource, Verb};
+use wharf_domain::ssh::HostKey;
 use wharf_domain::{Code, ConnectionId, Error, Labels, Name, NameOrId, SecretId, Time, limits};
 
 use crate::error::OrDomain as _;
@@ -71,18 +72,32 @@ impl Scope {
 
 macro_rules! columns {
     () => {
-        "c.id, c.name, c.labels, c.host, c.methods, c.path_prefix, c.kind, c.target, c.prefix, c.secret_id, \
-         s.name as secret_name, c.resource_version, c.created_at, c.updated_at"
+        "c.id, c.name, c.labels, c.host, c.methods, c.path_prefix, c.kind, c.target, c.prefix, c.host_keys, \
+         c.push, c.secret_id, s.name as secret_name, c.resource_version, c.created_at, c.updated_at"
     };
 }
 pub(super) use columns;
 
-/// How a placement is kept: kind, target, prefix.
-fn parts(placement: &Placement) -> (&'static str, &str, &str) {
+/// How a placement is kept.
+struct Kept<'p> {
+    kind: &'static str,
+    target: &'p str,
+    prefix: &'p str,
+    host_keys: Vec<&'p str>,
+    push: bool,
+}
+
+fn parts(placement: &Placement) -> Kept<'_> {
+    let kept = |kind, target, prefix| Kept { kind, target, prefix, host_keys: Vec::new(), push: false };
     match placement {
-        Placement::Header { name, prefix } => ("header", name, prefix),
-        Placement::Query { name } => ("query", name, ""),
-        Placement::Basic { user } => ("basic", user, ""),
+        Placement::Header { name, prefix } => kept("header", name, prefix),
+        Placement::Query { name } => kept("query", name, ""),
+        Placement::Basic { user } => kept("basic", user, ""),
+        Placement::Ssh(ssh) => Kept {
+            host_keys: ssh.host_keys.iter().map(HostKey::as_str).collect(),
+            push: ssh.push,
+            ..kept("ssh", ssh.user.as_deref().unwrap_or_default(), "")
+        },
     }
 }
 
@@ -138,12 +153,12 @@ impl Connections<'_> {
             ));
         }
         let now = self.0.now();
-        let (kind, target, prefix) = parts(&new.placement);
+        let kept = parts(&new.placement);
         let row = sqlx::query(concat!(
             "with c as (
                 insert into connections (id, space_id, name, labels, host, methods, path_prefix, kind, target, prefix,
-                    secret_id, created_at, updated_at)
-                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) returning *
+                    host_keys, push, secret_id, created_at, updated_at)
+                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14) returning *
              ) select ",
             columns!(),
             " from c join secrets s on s.id = c.secret_id"
@@ -155,9 +170,11 @@ impl Connections<'_> {
         .bind(new.rule.host.to_string())
         .bind(&new.rule.methods)
         .bind(&new.rule.path_prefix)
-        .bind(kind)
-        .bind(target)
-        .bind(prefix)
+        .bind(kept.kind)
+        .bind(kept.target)
+        .bind(kept.prefix)
+        .bind(&kept.host_keys)
+        .bind(kept.push)
         .bind(secret.uuid())
         .bind(now.to_utc())
         .fetch_one(self.0.tx()?)
@@ -212,11 +229,12 @@ impl Connections<'_> {
             permit.secret_id
         };
         let now = self.0.now();
-        let (kind, target, prefix) = parts(placement);
+        let kept = parts(placement);
         let row = sqlx::query(concat!(
             "with c as (
                 update connections set labels = coalesce($2, labels), host = $3, methods = $4, path_prefix = $5, kind = $6,
-                    target = $7, prefix = $8, secret_id = $9, resource_version = resource_version + 1, updated_at = $10
+                    target = $7, prefix = $8, host_keys = $9, push = $10, secret_id = $11,
+                    resource_version = resource_version + 1, updated_at = $12
                 where id = $1 returning *
              ) select ",
             columns!(),
@@ -227,9 +245,11 @@ impl Connections<'_> {
         .bind(rule.host.to_string())
         .bind(&rule.methods)
         .bind(&rule.path_prefix)
-        .bind(kind)
-        .bind(target)
-        .bind(prefix)
+        .bind(kept.kind)
+        .bind(kept.target)
+        .bind(kept.prefix)
+        .bind(&kept.host_keys)
+        .bind(kept.push)
         .bind(secret_id.uuid())
         .bind(now.to_utc())
         .fetch_one(self.0.tx()?)
@@ -277,11 +297,15 @@ impl Connections<'_> {
 
     fn note(&mut self, kind: &str, verb: Verb, c: &Connection) {
         let (id, name) = (c.id.uuid(), Some(c.name.as_str()));
-        let (placed, target, _) = parts(&c.placement);
-        let detail = json!({
-            "host": c.rule.host, "methods": c.rule.methods, "path_prefix": c.rule.path_prefix, "inject": placed,
-            "target": target, "secret": c.secret,
+        let kept = parts(&c.placement);
+        let mut detail = json!({
+            "host": c.rule.host, "methods": c.rule.methods, "path_prefix": c.rule.path_prefix, "inject": kept.kind,
+            "target": kept.target, "secret": c.secret,
         });
+        if c.placement.as_ssh().is_some() {
+            detail["host_keys"] = json!(kept.host_keys);
+            detail["push"] = json!(kept.push);
+        }
         self.0.audit(verb, Resource::Connections, Some(id), name, detail.clone());
         self.0.emit(Event::new(kind, Resource::Connections, id, name, c.resource_version, detail));
     }
@@ -293,6 +317,14 @@ pub(super) fn read(row: &PgRow) -> Result<Connection, Error> {
     let placement = match row.try_get::<&str, _>("kind").or_domain()? {
         "header" => Placement::Header { name: target, prefix: row.try_get("prefix").or_domain()? },
         "query" => Placement::Query { name: target },
+        "ssh" => {
+            let keys: Vec<String> = row.try_get("host_keys").or_domain()?;
+            Placement::Ssh(Ssh {
+                user: Some(target).filter(|user| !user.is_empty()),
+                host_keys: keys.iter().map(|key| key.parse()).collect::<Result<_, _>>()?,
+                push: row.try_get("push").or_domain()?,
+            })
+        }
         _ => Placement::Basic { user: target },
     };
     Ok(Connection {

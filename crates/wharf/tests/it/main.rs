@@ -19,5 +19,6 @@ mod ports;
 mod privileges;
 mod pushes;
 mod schemathesis;
+mod ssh;
 mod suite;
 mod survive;

@@ -36,7 +36,7 @@ time.sleep(600)
 "#;
 
 /// Where these words are in these processes.
-fn look(pids: &[u32], words: &[&str]) -> Value {
+pub fn look(pids: &[u32], words: &[&str]) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/planted/look.py");
     let mut child =
         Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use wharf_domain::egress::Pattern;
+use wharf_domain::ssh::HostKey;
 use wharf_domain::{ConnectionId, EgressId, Labels, Name, Time, TurnId};
 
 use super::LabelsPatch;
@@ -10,19 +11,37 @@ use super::LabelsPatch;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionMatch {
-    /// Host, as `api.example.org` or `*.example.org`, on ports 80 and 443 or the one named.
+    /// Host, as `api.example.org` or `*.example.org`, on ports 80 and 443 or the one named; of `ssh` on port 22 or the one named.
     pub host: Pattern,
-    /// Methods it is narrowed to; all when empty.
+    /// Methods it is narrowed to; all when empty. None with `ssh`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 16)]
     pub methods: Vec<String>,
-    /// Beginning of the path it is narrowed to, at a border of segments.
+    /// Beginning of the path it is narrowed to, at a border of segments. Of `ssh` the repository's, with a slash before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
     pub path_prefix: Option<String>,
 }
 
-/// The credential and where it is put: exactly one of `header`, `query` and `basic`.
+/// How an ssh server is spoken to with the key: git's fetches, and pushes where they are let out; never a shell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionSsh {
+    /// Who logs in; whom the address names when absent, and `git` where it names nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
+    pub user: Option<String>,
+    /// What the server is known by: fingerprints (`SHA256:…`) or lines of `ssh-keyscan`. Without one nobody logs in, and what git
+    /// says then names the fingerprint the server has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 16)]
+    pub host_keys: Vec<HostKey>,
+    /// Whether pushes are let out too; fetches only when absent.
+    #[serde(default)]
+    pub push: bool,
+}
+
+/// The credential and where it is put: exactly one of `header`, `query`, `basic` and `ssh`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionInject {
@@ -42,6 +61,9 @@ pub struct ConnectionInject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 128)]
     pub basic: Option<String>,
+    /// Log in to an ssh server with it, for git: the secret is a private key without a passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<ConnectionSsh>,
     /// The secret of the space that is put in.
     pub secret: Name,
 }

@@ -111,8 +111,8 @@ pub struct StartBuild {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GitSource {
-    /// An `https://` or `http://` address, without a credential in it: connections of the space bring that. An ssh address
-    /// (`git@example.com:team/agent.git`) is fetched from its host over https. `/git/{space}/{repo}.git` is a repository of
+    /// An `https://`, `http://` or ssh address (`git@example.com:team/agent.git`, `ssh://git@example.com:2222/team/agent.git`), without a
+    /// credential in it: connections of the space bring that. `/git/{space}/{repo}.git` is a repository of
     /// Wharf's own: the agent follows the branch it is built from, and every push to that builds it anew.
     #[schema(max_length = 2048)]
     pub url: String,
