@@ -21,6 +21,7 @@ use wharf_store::{LiveConnection, System};
 
 use crate::kept::Kept;
 use crate::problem::Refusal;
+use crate::sessions::Session;
 
 const FRESH: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
@@ -29,6 +30,13 @@ const TELLING: usize = 6;
 
 type All = Arc<Vec<Arc<LiveConnection>>>;
 
+/// A credential that a request under way carries, and what of the request it was given for.
+pub(crate) struct Used {
+    pub live: Arc<LiveConnection>,
+    pub method: String,
+    pub path: String,
+}
+
 pub(crate) struct Connections {
     system: System,
     kept: Kept<SpaceId, All>,
@@ -36,7 +44,8 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub fn new(system: System) -> Self {
-        Self { system, kept: Kept::new(FRESH, MOST) }
+        let kept = Kept::of(system.store(), FRESH, MOST);
+        Self { system, kept }
     }
 
     pub fn hear(&self, wake: Wake) {
@@ -47,8 +56,10 @@ impl Connections {
         }
     }
 
-    async fn of(&self, space: SpaceId) -> Result<All, Error> {
-        if let Some(all) = self.kept.get(&space) {
+    /// Those of the session's space, no older than what is known of the session.
+    async fn of(&self, session: &Session) -> Result<All, Error> {
+        let space = session.space;
+        if let Some(all) = self.kept.get_since(&space, session.read) {
             return Ok(all);
         }
         let begun = self.kept.begin();
@@ -59,24 +70,35 @@ impl Connections {
     }
 
     /// Whether requests to the target may get a credential, so that its TLS has to end here.
-    pub async fn concern(&self, space: SpaceId, target: &Target) -> Result<bool, Error> {
-        Ok(self.of(space).await?.iter().any(|c| c.connection.rule.host_matches(target)))
+    pub async fn concern(&self, session: &Session, target: &Target) -> Result<bool, Error> {
+        Ok(self.of(session).await?.iter().any(|c| c.connection.rule.host_matches(target)))
     }
 
     /// The connection whose credential a request gets: the narrowest that covers it.
     pub async fn covering(
         &self,
-        space: SpaceId,
+        session: &Session,
         target: &Target,
         method: &str,
         path: &str,
     ) -> Result<Option<Arc<LiveConnection>>, Error> {
-        let all = self.of(space).await?;
+        let all = self.of(session).await?;
         let found = all.iter().find(|c| {
             let rule = &c.connection.rule;
             rule.host_matches(target) && rule.covers(method, path)
         });
         Ok(found.cloned())
+    }
+
+    /// Whether a request that got a connection's credential would get the same one now.
+    pub async fn still(&self, session: &Session, target: &Target, used: &Used) -> Result<bool, Error> {
+        let was = &used.live.connection;
+        let all = self.of(session).await?;
+        let now = all.iter().map(|c| &c.connection).find(|c| c.id == was.id);
+        Ok(now.is_some_and(|now| {
+            let same = now.secret_id == was.secret_id && now.placement == was.placement;
+            same && now.rule.host_matches(target) && now.rule.covers(&used.method, &used.path)
+        }))
     }
 
     /// Puts the credential in; answers what must not come back.

@@ -2,7 +2,7 @@
 //!
 //! A build is leased like a session. Each step may be repeated: whoever takes over begins with an empty directory. What the
 //! package's own commands do wrong fails the build with their log; what breaks around it is tried again a few times. The computer is an
-//! ordinary session with the egress the manifest asks for, and is deleted with the end of its build.
+//! ordinary session with the egress the manifest asks for, as far as it was granted, and is deleted with the end of its build.
 
 mod cache;
 mod site;
@@ -176,6 +176,17 @@ async fn build(work: &BuildWork, task: &mut BuildTask) -> Result<(), Trouble> {
             "the package wants to be built in image {image}, and this build runs in {}; name the image with the build",
             row.image.name
         )));
+    }
+    if let Some(granted) = &site.task.build.egress {
+        let beyond = manifest.build.egress.beyond(granted);
+        if !beyond.is_empty() {
+            return Err(Trouble::Failed(format!(
+                "while it is built the package wants to reach {}, which nobody has granted: builds of this space reach what its default \
+                 build_egress names (wharf space update SPACE --build-egress HOST), or the public package registries; whoever may \
+                 update the space's policies can begin the build and grants all of it",
+                beyond.join(", ")
+            )));
+        }
     }
     // In place of what the source's way in needed.
     let reached = network(&manifest.build.egress).unwrap_or_else(|| json!({"egress": "none"}));

@@ -8,6 +8,7 @@ mod guard;
 mod lab;
 mod log;
 mod models;
+mod open;
 mod policy;
 mod requests;
 mod tunnels;

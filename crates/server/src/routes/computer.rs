@@ -68,6 +68,8 @@ pub(crate) struct Computer {
     host: HostClient,
     wants: Wants,
     use_: Arc<Use>,
+    /// It was not up when this caller came.
+    waited: bool,
 }
 
 /// What of the computer is needed.
@@ -161,7 +163,15 @@ impl Approach {
             self.permit.row().clone()
         };
         let host = client(&self.app, &row)?;
-        Ok(Computer { app: self.app, permit: self.permit, row, host, wants: self.wants, use_: self.use_ })
+        Ok(Computer {
+            app: self.app,
+            permit: self.permit,
+            row,
+            host,
+            wants: self.wants,
+            use_: self.use_,
+            waited: self.wait,
+        })
     }
 }
 
@@ -211,6 +221,13 @@ impl Computer {
     /// The session's name.
     pub(crate) fn name(&self) -> &Name {
         &self.row.name
+    }
+
+    /// How long it has been up since it was started again; `None` where it is the session's first.
+    pub(crate) fn restored_for(&self) -> Option<Duration> {
+        let started = self.row.started_at.filter(|_| self.row.incarnation > 1)?;
+        // One that was up for the files of a closed session is older than what woke the session.
+        Some(if self.waited { Duration::ZERO } else { self.app.clock.now().since(started) })
     }
 
     /// The image it was made from.
