@@ -115,7 +115,10 @@ async fn pass(
     let connection = connections.covering(&call.session, target, method, path).await?;
     let used = connection.clone().map(|live| Used { live, method: method.to_owned(), path: path.to_owned() });
     let (jail, to) = (call.jail, target.clone());
-    line.watch(call.heard, Watched { jail, target: to, leaving: Some(leaving), allowed, opaque: false, used });
+    line.watch(
+        call.heard,
+        Watched { jail, target: to, leaving: Some(leaving), allowed, opaque: false, used },
+    );
 
     let upgrade = upgrade_of(request.headers()).filter(|_| request.body().is_end_stream());
     let waiting = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));

@@ -51,13 +51,7 @@ pub(crate) struct Guards {
 impl Guards {
     pub fn new(system: System) -> Self {
         let kept = Kept::of(system.store(), FRESH, MOST);
-        Self {
-            system,
-            kept,
-            rates: Mutex::default(),
-            noted: Mutex::default(),
-            hasher: RandomState::new(),
-        }
+        Self { system, kept, rates: Mutex::default(), noted: Mutex::default(), hasher: RandomState::new() }
     }
 
     pub fn hear(&self, wake: Wake) {
@@ -326,7 +320,11 @@ impl Leaving {
 }
 
 /// Judges what is about to leave; waits for a yes where one is needed, and answers which rule wanted it.
-pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> Result<Option<Ruling>, Refusal> {
+pub(crate) async fn egress(
+    call: &Call,
+    target: &Target,
+    leaving: &Leaving,
+) -> Result<Option<Ruling>, Refusal> {
     let (gateway, session) = (&call.gateway, &call.session);
     let guards = &gateway.guards;
     if !guards.concern(session, Phase::Egress).await? {

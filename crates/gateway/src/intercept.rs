@@ -143,7 +143,11 @@ async fn requests(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let http1 = &mut builder.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(call.gateway.idle()).max_buf_size(HEAD).half_close(true);
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(call.gateway.idle())
+        .max_buf_size(HEAD)
+        .half_close(true);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD as u32).max_concurrent_streams(200);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(client), service);
     let mut serving = std::pin::pin!(serving);

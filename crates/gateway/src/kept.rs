@@ -37,7 +37,10 @@ impl<K: Hash + Eq, V: Clone> Kept<K, V> {
     }
 
     pub fn get(&self, key: &K) -> Option<V> {
-        self.all().get(key).filter(|(at, _)| !self.shared && at.elapsed() < self.fresh).map(|(_, v)| v.clone())
+        self.all()
+            .get(key)
+            .filter(|(at, _)| !self.shared && at.elapsed() < self.fresh)
+            .map(|(_, v)| v.clone())
     }
 
     /// Of a shared database too, where it was read after that moment.

@@ -73,8 +73,7 @@ async fn begin(call: &Call, target: &Target, line: &Line) -> Result<Option<TcpSt
     if read {
         // Requests inside are dialled one by one, and judged; that none of them can be is said now.
         call.gateway.dialer.check(target).await?;
-        let watched =
-            Watched { jail, target: to, leaving: None, allowed: None, opaque: false, used: None };
+        let watched = Watched { jail, target: to, leaving: None, allowed: None, opaque: false, used: None };
         line.watch(call.heard, watched);
         return Ok(None);
     }

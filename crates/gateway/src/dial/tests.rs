@@ -26,7 +26,15 @@ fn dialer(answers: &[&[&str]], exceptions: &[&str]) -> (Dialer, Arc<Turning>) {
     let lists = answers.iter().map(|l| l.iter().map(|a| a.parse().unwrap()).collect()).collect();
     let resolver = Arc::new(Turning(lists, AtomicUsize::new(0)));
     let exceptions = exceptions.iter().map(|e| e.parse().unwrap()).collect();
-    (Dialer::new(resolver.clone(), machine(&[OWN, "2606:2800:21f::1"]), exceptions, Duration::from_secs(2)), resolver)
+    (
+        Dialer::new(
+            resolver.clone(),
+            machine(&[OWN, "2606:2800:21f::1"]),
+            exceptions,
+            Duration::from_secs(2),
+        ),
+        resolver,
+    )
 }
 
 fn target(text: &str) -> Target {

@@ -110,14 +110,16 @@ async fn a_new_guardrail_cuts_what_it_would_have_refused() {
     let (mut cut, _held) = one.tunnel(&session).await;
     let (mut stays, mut upstream) = two.tunnel(&session).await;
     let (streamed, _open, _) = one.stream(&session).await;
-    let rules = json!([{"phase": "egress", "match": {"hosts": [one.target]}, "action": "deny", "reason": "no more"}]);
+    let rules =
+        json!([{"phase": "egress", "match": {"hosts": [one.target]}, "action": "deny", "reason": "no more"}]);
     lab.policy("deny", rules).await;
     ends(&mut cut).await;
     breaks(streamed).await;
     lab.line(&session, "one.example", Some("guardrail")).await;
     talks(&mut stays, &mut upstream).await;
     // What is to be read from now on cannot go on unread.
-    let rules = json!([{"phase": "egress", "match": {"hosts": [two.target], "regex": "secret"}, "action": "deny"}]);
+    let rules =
+        json!([{"phase": "egress", "match": {"hosts": [two.target], "regex": "secret"}, "action": "deny"}]);
     lab.policy("read", rules).await;
     ends(&mut stays).await;
 }

@@ -111,7 +111,10 @@ fn a_command_nobody_sees_is_whatever_a_rule_forbids() {
     let rule = |action: &str, matches: Value| json!({"phase": "tool", "action": action, "match": matches});
     let rm = json!({"argv": {"program": ["rm"]}});
     assert_eq!(judged(json!([rule("deny", rm.clone())])), Some((Action::Deny, 0)));
-    assert_eq!(judged(json!([rule("approve", json!({"argv": {"unreadable": true}}))])), Some((Action::Approve, 0)));
+    assert_eq!(
+        judged(json!([rule("approve", json!({"argv": {"unreadable": true}}))])),
+        Some((Action::Approve, 0))
+    );
     assert_eq!(judged(json!([rule("deny", json!({"paths": ["/etc/**"]}))])), Some((Action::Deny, 0)));
     // What allows a command does not allow one that is not seen.
     let ls = json!({"argv": {"program": ["ls"]}});

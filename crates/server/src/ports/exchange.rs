@@ -68,7 +68,9 @@ pub(crate) async fn connect(
         let opened = computer
             .ask(|host: HostClient| async move {
                 match host.tunnel(port).await {
-                    Err(HostError::Refused(fault)) if fault.code == Code::Unavailable => Ok(Err(fault.detail)),
+                    Err(HostError::Refused(fault)) if fault.code == Code::Unavailable => {
+                        Ok(Err(fault.detail))
+                    }
                     other => other.map(Ok),
                 }
             })

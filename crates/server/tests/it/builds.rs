@@ -76,7 +76,7 @@ async fn a_build_reaches_what_the_space_grants_and_not_whatever_its_manifest_ask
     dora.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
     let built = async |by: &Caller, egress: &str| {
         let mut files = greeter("Hello", "echo one > built");
-        files[0].1 += &format!("egress = {egress}\n");
+        files[0].1.push_str(&["egress = ", egress, "\n"].concat());
         let begun = build(by, "greeter", archive(&files)).await.expect(202);
         let (build, log) = ended(by, &begun).await;
         let reason = build["reason"].as_str().unwrap_or_default().to_owned();

@@ -249,7 +249,10 @@ async fn a_request_waits_for_a_server_that_is_being_started() {
     lab.db.clock.advance(Duration::from_secs(15));
     let problem = admin.get(&format!("{DESK}/ports/{port}/")).await.refused(502, "bad_gateway");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("come back") && detail.contains("wharf session exec desk --background"), "{detail}");
+    assert!(
+        detail.contains("come back") && detail.contains("wharf session exec desk --background"),
+        "{detail}"
+    );
 
     lab.db.clock.advance(Duration::from_secs(60));
     let waiting = get("/second");

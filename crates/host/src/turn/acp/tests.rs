@@ -73,7 +73,10 @@ fn what_was_told_of_a_call_need_not_be_said_again() {
     reply.remember(json!({"toolCallId": "t", "rawInput": {"command": "rm x"}}).as_object().unwrap());
     let asks = json!({"toolCall": {"toolCallId": "t", "title": "Clean up", "kind": null}});
     let call = reply.complete(asks.clone())["toolCall"].clone();
-    assert_eq!(call, json!({"toolCallId": "t", "title": "Clean up", "kind": "execute", "rawInput": {"command": "rm x"}}));
+    assert_eq!(
+        call,
+        json!({"toolCallId": "t", "title": "Clean up", "kind": "execute", "rawInput": {"command": "rm x"}})
+    );
     reply.remember(json!({"toolCallId": "t", "status": "completed"}).as_object().unwrap());
     assert_eq!(reply.complete(asks.clone()), asks);
 }

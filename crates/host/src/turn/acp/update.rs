@@ -38,7 +38,8 @@ impl Reply {
     pub fn complete(&self, mut params: Value) -> Value {
         let call = params.get_mut("toolCall").and_then(Value::as_object_mut);
         if let Some(call) = call
-            && let Some(known) = call.get("toolCallId").and_then(Value::as_str).and_then(|id| self.calls.get(id))
+            && let Some(known) =
+                call.get("toolCallId").and_then(Value::as_str).and_then(|id| self.calls.get(id))
         {
             for (key, value) in known {
                 if call.get(key).is_none_or(Value::is_null) {
