@@ -20,6 +20,17 @@ fuzz_target!(|text: &str| {
     if let Ok(pattern) = text.parse::<Pattern>() {
         assert_eq!(pattern.to_string().parse::<Pattern>().expect("reads again"), pattern);
     }
+    if let Some((narrow, wide)) = text.split_once(' ')
+        && let (Ok(narrow), Ok(wide)) = (narrow.parse::<Pattern>(), wide.parse::<Pattern>())
+        && narrow.within(&wide)
+    {
+        // One of those the narrow one means is one the wide one means.
+        let shown = narrow.to_string();
+        let one = shown.strip_prefix("*.").map_or_else(|| shown.clone(), |below| format!("x.{below}"));
+        if let Ok(target) = Target::parse(&one, Some(443)) {
+            assert!(!narrow.matches(&target) || wide.matches(&target));
+        }
+    }
     if let Ok(exception) = text.parse::<Exception>() {
         assert_eq!(exception.to_string().parse::<Exception>().expect("reads again"), exception);
     }

@@ -129,6 +129,7 @@ impl Run<'_> {
             tool: used.name.clone(),
             input: used.input.clone(),
             cwd: self.agent.tools.as_ref().and_then(Tools::directory),
+            unseen: false,
         };
         let (talk, mut waited) = (&self.talk, false);
         let waits = || {

@@ -73,6 +73,10 @@ pub const PORT_HEAD_BYTES: usize = 64 * 1024;
 pub const PORT_BODY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Seconds a program in a session has to begin its answer.
 pub const PORT_ANSWER_SECONDS: u64 = 300;
+/// Seconds a request waits for something to listen on its port.
+pub const PORT_LISTEN_SECONDS: u64 = 2;
+/// Seconds it waits for that after the session was restored, since a restore starts no program again.
+pub const PORT_WAKE_SECONDS: u64 = 20;
 /// Seconds for which nothing may be said on a connection to a port.
 pub const PORT_IDLE_SECONDS: u64 = 3600;
 /// Seconds a link to a port is valid, when the caller does not say.

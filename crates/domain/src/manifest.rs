@@ -166,6 +166,44 @@ pub enum Egress {
     Open,
 }
 
+/// Hosts of the public package registries: what builds may reach where the space does not say.
+const REGISTRIES: [&str; 14] = [
+    "index.crates.io",
+    "static.crates.io",
+    "crates.io",
+    "pypi.org",
+    "files.pythonhosted.org",
+    "registry.npmjs.org",
+    "registry.yarnpkg.com",
+    "proxy.golang.org",
+    "sum.golang.org",
+    "rubygems.org",
+    "index.rubygems.org",
+    "repo.maven.apache.org",
+    "deb.debian.org",
+    "security.debian.org",
+];
+
+/// The public package registries, by name.
+pub fn registries() -> Vec<Pattern> {
+    REGISTRIES.iter().filter_map(|host| host.parse().ok()).collect()
+}
+
+impl Egress {
+    /// What of it is not among the hosts that were granted, in words for whoever asked.
+    pub fn beyond(&self, granted: &[Pattern]) -> Vec<String> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Open => vec!["every host (egress open)".to_owned()],
+            Self::Allow(hosts) => hosts
+                .iter()
+                .filter(|host| !granted.iter().any(|g| host.within(g)))
+                .map(ToString::to_string)
+                .collect(),
+        }
+    }
+}
+
 /// Limits a package asks for; those absent are the space's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,6 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::line::Line;
 use crate::meter::Meter;
@@ -50,30 +50,40 @@ pub(crate) struct Metered<B> {
     meter: Option<Arc<Meter>>,
     way: Way,
     wait: Option<Pin<Box<Sleep>>>,
+    /// Where it may be cut off: when.
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<B> Metered<B> {
     pub fn new(inner: B, line: Arc<Line>, meter: Arc<Meter>, way: Way) -> Self {
-        Self { inner, line, meter: Some(meter), way, wait: None }
+        let cut = Some(Box::pin(line.ends()));
+        Self { inner, line, meter: Some(meter), way, wait: None, cut }
     }
 
     /// An answer that is counted and costs no time.
     pub fn counted(inner: B, line: Arc<Line>) -> Self {
-        Self { inner, line, meter: None, way: Way::Received, wait: None }
+        Self { inner, line, meter: None, way: Way::Received, wait: None, cut: None }
     }
 }
 
 impl<B> hyper::body::Body for Metered<B>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(cut) = &mut self.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            // Half a body must not look like a whole one.
+            return Poll::Ready(Some(Err(Box::new(self.line.end()))));
+        }
         if let Some(wait) = &mut self.wait {
             if wait.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -84,17 +94,13 @@ where
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            let count = match self.way {
-                Way::Sent => &self.line.traffic.sent,
-                Way::Received => &self.line.traffic.received,
-            };
-            count.fetch_add(data.len() as u64, Ordering::Relaxed);
+            self.line.passed(self.way, data.len());
             let wait = self.meter.as_ref().map_or(Duration::ZERO, |m| m.bytes(data.len()));
             if !wait.is_zero() {
                 self.wait = Some(Box::pin(tokio::time::sleep(wait)));
             }
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,6 +21,7 @@ use wharf_store::{LiveConnection, System};
 
 use crate::kept::Kept;
 use crate::problem::Refusal;
+use crate::sessions::Session;
 
 const FRESH: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
@@ -37,6 +38,13 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// A credential that a request under way carries, and what of the request it was given for.
+pub(crate) struct Used {
+    pub live: Arc<LiveConnection>,
+    pub method: String,
+    pub path: String,
+}
+
 pub(crate) struct Connections {
     system: System,
     kept: Kept<SpaceId, All>,
@@ -44,7 +52,8 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub fn new(system: System) -> Self {
-        Self { system, kept: Kept::new(FRESH, MOST) }
+        let kept = Kept::of(system.store(), FRESH, MOST);
+        Self { system, kept }
     }
 
     pub fn hear(&self, wake: Wake) {
@@ -55,8 +64,10 @@ impl Connections {
         }
     }
 
-    async fn of(&self, space: SpaceId) -> Result<All, Error> {
-        if let Some(all) = self.kept.get(&space) {
+    /// Those of the session's space, no older than what is known of the session.
+    async fn of(&self, session: &Session) -> Result<All, Error> {
+        let space = session.space;
+        if let Some(all) = self.kept.get_since(&space, session.read) {
             return Ok(all);
         }
         let begun = self.kept.begin();
@@ -67,20 +78,20 @@ impl Connections {
     }
 
     /// Whether requests to the target may get a credential, so that its TLS has to end here.
-    pub async fn concern(&self, space: SpaceId, target: &Target) -> Result<bool, Error> {
+    pub async fn concern(&self, session: &Session, target: &Target) -> Result<bool, Error> {
         let web = |c: &LiveConnection| c.connection.placement.as_ssh().is_none();
-        Ok(self.of(space).await?.iter().any(|c| web(c) && c.connection.rule.host_matches(target)))
+        Ok(self.of(session).await?.iter().any(|c| web(c) && c.connection.rule.host_matches(target)))
     }
 
     /// The connection whose credential a request gets: the narrowest that covers it.
     pub async fn covering(
         &self,
-        space: SpaceId,
+        session: &Session,
         target: &Target,
         method: &str,
         path: &str,
     ) -> Result<Option<Arc<LiveConnection>>, Error> {
-        let all = self.of(space).await?;
+        let all = self.of(session).await?;
         let found = all.iter().find(|c| {
             let rule = &c.connection.rule;
             c.connection.placement.as_ssh().is_none()
@@ -91,8 +102,8 @@ impl Connections {
     }
 
     /// The connection whose key logs in at an ssh server, for one repository there.
-    pub async fn ssh(&self, space: SpaceId, target: &Target, path: &str) -> Result<Found, Error> {
-        let all = self.of(space).await?;
+    pub async fn ssh(&self, session: &Session, target: &Target, path: &str) -> Result<Found, Error> {
+        let all = self.of(session).await?;
         let here = all
             .iter()
             .filter(|c| c.connection.placement.as_ssh().is_some() && c.connection.rule.matches_ssh(target));
@@ -107,6 +118,21 @@ impl Connections {
     /// The secret of a connection, for what does not put it into a request.
     pub fn open(&self, live: &LiveConnection) -> Result<Plain, Error> {
         self.system.open_connection(live)
+    }
+
+    /// Whether a request that got a connection's credential would get the same one now.
+    pub async fn still(&self, session: &Session, target: &Target, used: &Used) -> Result<bool, Error> {
+        let was = &used.live.connection;
+        let all = self.of(session).await?;
+        let now = all.iter().map(|c| &c.connection).find(|c| c.id == was.id);
+        Ok(now.is_some_and(|now| {
+            let same = now.secret_id == was.secret_id && now.placement == was.placement;
+            same && if now.placement.as_ssh().is_some() {
+                now.rule.matches_ssh(target) && now.rule.covers_repository(&used.path)
+            } else {
+                now.rule.host_matches(target) && now.rule.covers(&used.method, &used.path)
+            }
+        }))
     }
 
     /// Puts the credential in; answers what must not come back.

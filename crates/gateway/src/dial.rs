@@ -27,6 +27,7 @@ use wharf_domain::Error;
 use wharf_domain::egress::address::{Exception, guard};
 use wharf_domain::egress::{Host, Target};
 
+use crate::machine::Machine;
 use crate::problem::Refusal;
 
 /// Between two addresses of a name (RFC 8305).
@@ -63,13 +64,19 @@ impl Resolve for SystemResolver {
 /// Resolves, judges, dials.
 pub struct Dialer {
     resolver: Arc<dyn Resolve>,
+    machine: Machine,
     exceptions: Vec<Exception>,
     timeout: Duration,
 }
 
 impl Dialer {
-    pub fn new(resolver: Arc<dyn Resolve>, exceptions: Vec<Exception>, timeout: Duration) -> Self {
-        Self { resolver, exceptions, timeout }
+    pub fn new(
+        resolver: Arc<dyn Resolve>,
+        machine: Machine,
+        exceptions: Vec<Exception>,
+        timeout: Duration,
+    ) -> Self {
+        Self { resolver, machine, exceptions, timeout }
     }
 
     /// A connection to the first address of the target that answers.
@@ -106,10 +113,11 @@ impl Dialer {
                     Refusal::upstream("resolve", format!("{name} could not be resolved: {e}"))
                 })?,
             };
+        let own = self.machine.addresses();
         let mut refused = None;
         let mut allowed: Vec<IpAddr> = Vec::new();
         for address in found.into_iter().map(|a| a.to_canonical()) {
-            match guard(address, target.port, &self.exceptions) {
+            match guard(address, target.port, &own, &self.exceptions) {
                 Ok(()) if !allowed.contains(&address) => allowed.push(address),
                 Ok(()) => {}
                 Err(what) => refused = Some((address, what)),

@@ -1,6 +1,7 @@
 //! The socket of one jail: HTTP/1.1, from a client that may be hostile and is always the same session.
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use wharf_chassis::Stop;
@@ -40,20 +43,45 @@ pub(crate) struct Call {
     /// The client's connection, counted for as long as anything of it goes on.
     #[allow(dead_code, reason = "held, and never looked at")]
     pub slot: Arc<Slot>,
+    pub client: Arc<Client>,
     /// The jail is gone: everything on its socket ends.
     pub closed: CancellationToken,
     pub stop: Stop,
+    /// Changes that had been heard of when its session was looked up.
+    pub heard: u64,
 }
 
 impl Call {
     /// The same call by what is known of its session now.
     pub async fn anew(&self) -> Result<Self, Refusal> {
+        let heard = self.gateway.catch_up();
         let session = self.gateway.sessions.of(self.jail).await?.ok_or_else(nobody)?;
-        Ok(Self { session, ..self.clone() })
+        Ok(Self { session, heard, ..self.clone() })
     }
 
     pub fn line(&self, kind: Kind, target: &Target) -> Arc<Line> {
         Line::begin(&self.gateway.log, &self.gateway.system, &self.session, kind, target)
+    }
+}
+
+/// A client's connection, seen from beside whoever reads it.
+pub(crate) struct Client(Option<AsyncFd<OwnedFd>>);
+
+impl Client {
+    fn of(stream: &UnixStream) -> Self {
+        // A descriptor of its own, registered for nothing but what the kernel always tells: both sides are closed.
+        let own = stream.as_fd().try_clone_to_owned();
+        // Its successor is unsafe for types that may give up their descriptor; an owned one does not.
+        #[allow(deprecated)]
+        Self(own.and_then(|fd| AsyncFd::with_interest(fd, Interest::PRIORITY)).ok())
+    }
+
+    /// Returns when the client is gone altogether, and not when it has only ended its side. What it asked for is then given up.
+    pub async fn gone(&self) {
+        match &self.0 {
+            Some(fd) => drop(fd.ready(Interest::PRIORITY).await),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -93,11 +121,14 @@ impl Door {
         // Upstream connections of one client connection are shared by nobody else.
         let upstream = Arc::new(Upstream::new(&self.gateway));
         let slot = self.meter.enter().map(Arc::new);
+        let client = Arc::new(Client::of(&stream));
+        let watch = client.clone();
         let service = service_fn(|request| {
             let (door, upstream, slot) = (self.clone(), upstream.clone(), slot.clone());
+            let client = client.clone();
             async move {
                 Ok::<_, Infallible>(match slot {
-                    Ok(slot) => door.answer(&upstream, slot, request).await,
+                    Ok(slot) => door.answer(&upstream, slot, client, request).await,
                     Err(refusal) => {
                         let mut response = refusal.response();
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -121,6 +152,7 @@ impl Door {
                     return;
                 }
                 () = self.closed.cancelled() => return,
+                () = watch.gone() => return,
                 () = self.stop.draining(), if !told => {
                     told = true;
                     serving.as_mut().graceful_shutdown();
@@ -133,19 +165,21 @@ impl Door {
         self,
         upstream: &Upstream,
         slot: Arc<Slot>,
+        client: Arc<Client>,
         request: Request<Incoming>,
     ) -> Response<Body> {
         let asked = match classify(request.method(), request.uri(), request.headers()) {
             Ok(asked) => asked,
             Err(refusal) => return refusal.response(),
         };
+        let heard = self.gateway.catch_up();
         let session = match self.gateway.sessions.of(self.jail).await {
             Ok(Some(session)) => session,
             Ok(None) => return nobody().response(),
             Err(error) => return Refusal::from(error).response(),
         };
         let Self { gateway, jail, meter, closed, stop } = self;
-        let call = Call { gateway, jail, session, meter, slot, closed, stop };
+        let call = Call { gateway, jail, session, meter, slot, client, closed, stop, heard };
         match asked {
             Asked::Own => own::serve(call, request).await,
             Asked::OwnTunnel => tunnel::own(call, request),
@@ -159,7 +193,8 @@ impl Door {
 
 pub(crate) fn http1() -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).max_buf_size(HEAD).max_headers(HEADERS);
+    // Who has said everything and ends their side still gets an answer.
+    builder.timer(TokioTimer::new()).max_buf_size(HEAD).max_headers(HEADERS).half_close(true);
     builder
 }
 

@@ -14,11 +14,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wharf_domain::egress::Target;
 
 use crate::body::{Body, Metered, Way, empty, stream};
+use crate::connections::Used;
 use crate::dial::Connector;
 use crate::door::Call;
 use crate::gateway::Gateway;
 use crate::guards::{self, Leaving};
 use crate::line::{Kind, Line};
+use crate::open::Watched;
 use crate::problem::Refusal;
 use crate::target::authority;
 use crate::tunnel;
@@ -108,9 +110,15 @@ async fn pass(
     call.session.room().map_err(Refusal::limit)?;
     let (method, path) = (request.method().as_str(), request.uri().path());
     let leaving = Leaving::request(&scheme, target, &request);
-    guards::egress(call, target, &leaving).await?;
+    let allowed = guards::egress(call, target, &leaving).await?;
     let connections = &call.gateway.connections;
-    let connection = connections.covering(call.session.space, target, method, path).await?;
+    let connection = connections.covering(&call.session, target, method, path).await?;
+    let used = connection.clone().map(|live| Used { live, method: method.to_owned(), path: path.to_owned() });
+    let (jail, to) = (call.jail, target.clone());
+    line.watch(
+        call.heard,
+        Watched { jail, target: to, leaving: Some(leaving), allowed, opaque: false, used },
+    );
 
     let upgrade = upgrade_of(request.headers()).filter(|_| request.body().is_end_stream());
     let waiting = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
@@ -140,9 +148,13 @@ async fn pass(
         stream(Metered::new(body, line.clone(), call.meter.clone(), Way::Sent))
     };
     let sent = upstream.send(Request::from_parts(head, body), upgrade.is_some());
-    let mut response = tokio::time::timeout(call.gateway.idle(), sent).await.unwrap_or_else(|_| {
-        Err(Refusal::timeout(format!("{target} did not answer in time (gateway.idle_timeout_seconds)")))
-    })?;
+    let sent = tokio::time::timeout(call.gateway.idle(), sent);
+    let mut response = tokio::select! {
+        sent = sent => sent.unwrap_or_else(|_| {
+            Err(Refusal::timeout(format!("{target} did not answer in time (gateway.idle_timeout_seconds)")))
+        })?,
+        () = line.ends() => return Err(line.end()),
+    };
     line.status(response.status());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched {
@@ -152,7 +164,7 @@ async fn pass(
                 "the upstream switched protocols although nobody asked",
             ));
         };
-        tunnel::join(call, target, line, waiting, hyper::upgrade::on(&mut response));
+        tunnel::join(call, line, waiting, hyper::upgrade::on(&mut response));
     }
     let protocol = response.headers().get(UPGRADE).filter(|_| switched).cloned();
     let (mut head, body) = response.into_parts();

@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wharf_chassis::{Stop, settings};
 use wharf_domain::{Error, Time};
+use wharf_ports::Wake;
+use wharf_ports::bus::Subscription;
 use wharf_store::{Actor, Store, System};
 
 use crate::connections::Connections;
@@ -16,6 +18,7 @@ use crate::guards::Guards;
 use crate::intercept::Faces;
 use crate::jails;
 use crate::line::{Log, Writer};
+use crate::machine::{Interfaces, Machine};
 use crate::models::Models;
 use crate::sessions::Sessions;
 
@@ -32,6 +35,7 @@ pub struct Parts {
     pub jails: PathBuf,
     pub settings: settings::Gateway,
     pub resolver: Arc<dyn Resolve>,
+    pub interfaces: Interfaces,
     /// How long lines of the egress log are kept.
     pub keep: Duration,
 }
@@ -57,6 +61,8 @@ pub struct Inner {
     /// How long lines of the egress log are kept.
     keep: Duration,
     writer: Mutex<Option<Writer>>,
+    /// Wake-ups that requests must know of.
+    unheard: Mutex<Subscription>,
 }
 
 impl std::ops::Deref for Gateway {
@@ -67,12 +73,14 @@ impl std::ops::Deref for Gateway {
 }
 
 impl Gateway {
-    /// Refuses a file of certificates it cannot read.
+    /// Refuses a file of certificates it cannot read, and a machine whose addresses it cannot learn.
     pub fn new(parts: Parts) -> Result<Self, Error> {
         let system = parts.store.system(Actor::Gateway);
         let tls = Tls::load(parts.settings.ca_file.as_deref())?;
         let timeout = Duration::from_secs(parts.settings.connect_timeout_seconds.into());
-        let dialer = Arc::new(Dialer::new(parts.resolver, parts.settings.exceptions(), timeout));
+        let machine = Machine::new(parts.interfaces)?;
+        let dialer = Arc::new(Dialer::new(parts.resolver, machine, parts.settings.exceptions(), timeout));
+        let unheard = Mutex::new(parts.store.bus().subscribe());
         let (log, writer) = Log::new(system.clone());
         Ok(Self(Arc::new(Inner {
             sessions: Sessions::new(system.clone()),
@@ -81,6 +89,7 @@ impl Gateway {
             faces: Faces::new(system.clone()),
             log,
             writer: Mutex::new(Some(writer)),
+            unheard,
             keep: parts.keep,
             system,
             models: Models::new(&dialer, &tls),
@@ -102,10 +111,17 @@ impl Gateway {
         let written = tokio::spawn(writer.run(last.clone()));
         let hears = tokio::spawn(self.clone().hear());
         let sweeps = tokio::spawn(self.clone().sweep());
+        let judges = tokio::spawn({
+            let gateway = self.clone();
+            async move { gateway.log.open().run(&gateway).await }
+        });
         let _ends = [AbortOnDrop(hears.abort_handle()), AbortOnDrop(sweeps.abort_handle())];
         let served = jails::serve(&self, &self.0.jails, &stop).await;
         self.0.tasks.close();
         let _ = tokio::time::timeout(FINISH, self.0.tasks.wait()).await;
+        // It holds lines while it counts them; the log is complete without it.
+        judges.abort();
+        let _ = judges.await;
         last.cancel();
         let _ = written.await;
         served
@@ -125,18 +141,35 @@ impl Gateway {
         }
     }
 
-    /// Drops what is kept of sessions that change.
+    /// Drops what is kept of what changes, and has what is open judged again.
     async fn hear(self) {
         let mut wakes = self.0.system.store().bus().subscribe();
         while let Some(wake) = wakes.next().await {
-            self.0.sessions.hear(wake);
-            self.0.connections.hear(wake);
-            self.0.guards.hear(wake);
+            self.0.take(wake);
+            self.0.log.open().hear(wake);
         }
+    }
+
+    /// Takes note of everything this process changed until now, and of what has arrived from others: whoever was told that a
+    /// change is made finds it made. Answers the number of changes, for what is judged from here on.
+    pub(crate) fn catch_up(&self) -> u64 {
+        let mut unheard = self.0.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(wake) = unheard.try_next() {
+            self.0.take(wake);
+        }
+        self.0.log.open().heard()
     }
 
     pub(crate) fn idle(&self) -> Duration {
         Duration::from_secs(self.0.settings.idle_timeout_seconds.into())
+    }
+}
+
+impl Inner {
+    fn take(&self, wake: Wake) {
+        self.sessions.hear(wake);
+        self.connections.hear(wake);
+        self.guards.hear(wake);
     }
 }
 

@@ -105,16 +105,20 @@ async fn whole(mut body: Incoming) -> Result<BytesMut, Refusal> {
 
 async fn tool(gateway: &Gateway, session: &Session, asked: &ToolAsk) -> Result<GuardAnswer, Refusal> {
     let guards = &gateway.guards;
-    if !guards.concern(session.space, Phase::Tool).await? {
+    if !guards.concern(session, Phase::Tool).await? {
         return Ok(GuardAnswer::Allow { input: None });
     }
-    let summary = summary(&asked.tool, &asked.input);
+    let mut summary = summary(&asked.tool, &asked.input);
+    if asked.unseen {
+        summary.push_str(" (what it runs is not shown)");
+    }
     let ask = || {
         let mut ask = Ask::tool(&asked.tool, &asked.input);
         ask.agents = session.agents.iter().map(String::as_str).chain([asked.agent.as_str()]).collect();
         if let Some(cwd) = &asked.cwd {
             ask.place = Place { cwd, ..Place::default() };
         }
+        ask.unseen = asked.unseen;
         ask
     };
     let judged = match guards.judge(session, ask, &summary).await {

@@ -51,13 +51,8 @@ pub(crate) struct Guards {
 
 impl Guards {
     pub fn new(system: System) -> Self {
-        Self {
-            system,
-            kept: Kept::new(FRESH, MOST),
-            rates: Mutex::default(),
-            noted: Mutex::default(),
-            hasher: RandomState::new(),
-        }
+        let kept = Kept::of(system.store(), FRESH, MOST);
+        Self { system, kept, rates: Mutex::default(), noted: Mutex::default(), hasher: RandomState::new() }
     }
 
     pub fn hear(&self, wake: Wake) {
@@ -68,8 +63,10 @@ impl Guards {
         }
     }
 
-    async fn of(&self, space: SpaceId) -> Result<Live, Error> {
-        if let Some(live) = self.kept.get(&space) {
+    /// Those of the session's space, no older than what is known of the session.
+    async fn of(&self, session: &Session) -> Result<Live, Error> {
+        let space = session.space;
+        if let Some(live) = self.kept.get_since(&space, session.read) {
             return Ok(live);
         }
         let begun = self.kept.begin();
@@ -84,13 +81,28 @@ impl Guards {
     }
 
     /// Whether anything of the phase is judged at all.
-    pub async fn concern(&self, space: SpaceId, phase: Phase) -> Result<bool, Error> {
-        Ok(self.of(space).await?.as_ref().as_ref().map_or(true, |g| g.concerns(phase)))
+    pub async fn concern(&self, session: &Session, phase: Phase) -> Result<bool, Error> {
+        Ok(self.of(session).await?.as_ref().as_ref().map_or(true, |g| g.concerns(phase)))
     }
 
     /// Whether requests to the host have to be read.
-    pub async fn look_inside(&self, space: SpaceId, target: &Target) -> Result<bool, Error> {
-        Ok(self.of(space).await?.as_ref().as_ref().is_ok_and(|g| g.looks_inside(target)))
+    pub async fn look_inside(&self, session: &Session, target: &Target) -> Result<bool, Error> {
+        Ok(self.of(session).await?.as_ref().as_ref().is_ok_and(|g| g.looks_inside(target)))
+    }
+
+    /// Whether what has left already would go through now. Rates are not counted again, and a yes that was given holds as long
+    /// as its rule asks for one.
+    pub async fn still(
+        &self,
+        session: &Session,
+        target: &Target,
+        leaving: &Leaving,
+        allowed: Option<&Ruling>,
+    ) -> Result<bool, Error> {
+        let live = self.of(session).await?;
+        let Ok(guard) = live.as_ref() else { return Ok(false) };
+        let judged = guard.judge(leaving.ask(session, target, &leaving.text(target)), &mut |_, _, _| false);
+        Ok(judged.ruling.is_none_or(|now| now.action == Action::Approve && allowed == Some(&now)))
     }
 
     /// Asks the rules. What was taken out is noted, once for the same text.
@@ -100,7 +112,7 @@ impl Guards {
         ask: impl FnOnce() -> Ask<'q> + Send,
         summary: &str,
     ) -> Result<Judged, Error> {
-        let live = self.of(session.space).await?;
+        let live = self.of(session).await?;
         let judged = match live.as_ref() {
             Ok(guard) => {
                 let now = self.system.store().now();
@@ -303,27 +315,33 @@ impl Leaving {
             .as_ref()
             .map_or_else(|| format!("CONNECT {target}"), |(method, url)| format!("{method} {url}"))
     }
-}
 
-/// Judges what is about to leave; waits for a yes where one is needed.
-pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> Result<(), Refusal> {
-    let (gateway, session) = (&call.gateway, &call.session);
-    let guards = &gateway.guards;
-    if !guards.concern(session.space, Phase::Egress).await? {
-        return Ok(());
-    }
-    let text = leaving.text(target);
-    let ask = || {
-        let texts = leaving.url.iter().map(|_| text.clone()).collect();
+    fn ask<'a>(&'a self, session: &'a Session, target: &'a Target, text: &str) -> Ask<'a> {
+        let texts = self.url.iter().map(|_| text.to_owned()).collect();
         let mut ask = Ask::new(Phase::Egress, texts);
         ask.agents = session.agents.iter().map(String::as_str).collect();
         ask.target = Some(target);
-        ask.url_path = leaving.path.as_deref();
-        ask.bytes = Some(leaving.bytes.unwrap_or(0));
+        ask.url_path = self.path.as_deref();
+        ask.bytes = Some(self.bytes.unwrap_or(0));
         ask
-    };
-    let judged = guards.judge(session, ask, &text).await.map_err(denied)?;
-    let Some(ruling) = judged.ruling else { return Ok(()) };
+    }
+}
+
+/// Judges what is about to leave; waits for a yes where one is needed, and answers which rule wanted it.
+pub(crate) async fn egress(
+    call: &Call,
+    target: &Target,
+    leaving: &Leaving,
+) -> Result<Option<Ruling>, Refusal> {
+    let (gateway, session) = (&call.gateway, &call.session);
+    let guards = &gateway.guards;
+    if !guards.concern(session, Phase::Egress).await? {
+        return Ok(None);
+    }
+    let text = leaving.text(target);
+    let judged =
+        guards.judge(session, || leaving.ask(session, target, &text), &text).await.map_err(denied)?;
+    let Some(ruling) = judged.ruling else { return Ok(None) };
     if ruling.action != Action::Approve {
         guards.note(session, "deny", &ruling, &text).await?;
         return Err(Refusal::denied("guardrail", ruling.words()));
@@ -346,7 +364,10 @@ pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> R
     let question = Question { key, phase: Phase::Egress, tool: None, summary: text, subject };
     let approval = guards.ask(session, &ruling, question).await?;
     let approval = decided(gateway, session.session, approval.id, None).await?;
-    refusal_of(approval.as_ref()).map_or(Ok(()), |why| Err(Refusal::denied("guardrail", why)))
+    match refusal_of(approval.as_ref()) {
+        None => Ok(Some(ruling)),
+        Some(why) => Err(Refusal::denied("guardrail", why)),
+    }
 }
 
 /// Policies that cannot be read are a refusal like any other.

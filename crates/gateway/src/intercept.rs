@@ -93,6 +93,9 @@ pub(crate) async fn serve(call: Call, target: Target, client: Upgraded, line: Ar
     let ended = tokio::select! {
         ended = inside_tunnel(&call, &target, client) => ended,
         () = call.closed.cancelled() => Ok(()),
+        () = call.client.gone() => Ok(()),
+        // Its reason stands on it already.
+        () = line.ends() => Ok(()),
     };
     if let Err(refusal) = ended {
         line.refused(&refusal);
@@ -139,7 +142,12 @@ async fn requests(
         async move { Ok::<_, Infallible>(answer(call, &upstream, scheme, &target, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(call.gateway.idle()).max_buf_size(HEAD);
+    let http1 = &mut builder.http1();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(call.gateway.idle())
+        .max_buf_size(HEAD)
+        .half_close(true);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD as u32).max_concurrent_streams(200);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(client), service);
     let mut serving = std::pin::pin!(serving);

@@ -1,4 +1,4 @@
-//! Whose socket it is: the session of a jail, kept for a moment, and word to its tunnels when it changes.
+//! Whose socket it is: the session of a jail, kept for a moment, and word to those who wait when it changes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,13 +22,20 @@ pub type Session = JailOwner;
 pub(crate) struct Sessions {
     system: System,
     kept: Kept<JailId, Arc<Session>>,
-    /// Tunnels wait here for changes of their session.
+    /// Who waits for an approval waits here for changes of its session.
     changes: Mutex<HashMap<SessionId, watch::Sender<()>>>,
 }
 
 impl Sessions {
     pub fn new(system: System) -> Self {
-        Self { system, kept: Kept::new(FRESH, MOST), changes: Mutex::default() }
+        let kept = Kept::of(system.store(), FRESH, MOST);
+        Self { system, kept, changes: Mutex::default() }
+    }
+
+    /// As it is in the tables now.
+    pub async fn anew(&self, jail: JailId) -> Result<Option<Arc<Session>>, Error> {
+        self.kept.remove(&jail);
+        self.of(jail).await
     }
 
     pub async fn of(&self, jail: JailId) -> Result<Option<Arc<Session>>, Error> {

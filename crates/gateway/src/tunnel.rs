@@ -2,12 +2,11 @@
 //!
 //! The end of one direction is passed on and the other goes on (half-close); an error in one ends both, and the upstream
 //! sees a reset where its peer did not end in order. A tunnel on which nothing is said for the idle time ends too, and so
-//! does one whose session may not reach its host any more.
+//! does one that was cut ([`crate::open`]).
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -20,12 +19,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use wharf_domain::egress::Target;
 
-use crate::body::{Body, empty};
+use crate::body::{Body, Way, empty};
 use crate::door::{Call, http1};
 use crate::guards::{self, Leaving};
 use crate::intercept;
 use crate::line::{Kind, Line};
 use crate::meter::{Meter, Traffic};
+use crate::open::Watched;
 use crate::problem::Refusal;
 
 /// Bytes on their way in one direction.
@@ -39,7 +39,7 @@ pub(crate) async fn open(call: Call, target: Target, mut request: Request<Incomi
     line.method(request.method());
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = call.gateway.tasks.clone();
-    match begin(&call, &target).await {
+    match begin(&call, &target, &line).await {
         Ok(None) => {
             tasks.spawn(async move {
                 if let Ok(client) = upgrade.await {
@@ -50,7 +50,7 @@ pub(crate) async fn open(call: Call, target: Target, mut request: Request<Incomi
         Ok(Some(upstream)) => {
             tasks.spawn(async move {
                 if let Ok(client) = upgrade.await {
-                    carry(&call, &target, &line, direct(client, upstream, &call.meter, &line.traffic)).await;
+                    carry(&call, &line, direct(client, upstream, &call.meter, &line)).await;
                 }
             });
         }
@@ -63,18 +63,26 @@ pub(crate) async fn open(call: Call, target: Target, mut request: Request<Incomi
 }
 
 /// The upstream's connection, or none where requests inside are to be read.
-async fn begin(call: &Call, target: &Target) -> Result<Option<TcpStream>, Refusal> {
+async fn begin(call: &Call, target: &Target, line: &Line) -> Result<Option<TcpStream>, Refusal> {
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
     call.session.room().map_err(Refusal::limit)?;
-    let concerned = call.gateway.connections.concern(call.session.space, target).await?;
-    if concerned || call.gateway.guards.look_inside(call.session.space, target).await? {
-        // Requests inside are dialled one by one; that none of them can be is said now.
+    let concerned = call.gateway.connections.concern(&call.session, target).await?;
+    let read = concerned || call.gateway.guards.look_inside(&call.session, target).await?;
+    let (jail, to) = (call.jail, target.clone());
+    if read {
+        // Requests inside are dialled one by one, and judged; that none of them can be is said now.
         call.gateway.dialer.check(target).await?;
+        let watched = Watched { jail, target: to, leaving: None, allowed: None, opaque: false, used: None };
+        line.watch(call.heard, watched);
         return Ok(None);
     }
-    guards::egress(call, target, &Leaving::tunnel()).await?;
-    call.gateway.dialer.connect(target).await.map(Some)
+    let leaving = Leaving::tunnel();
+    let allowed = guards::egress(call, target, &leaving).await?;
+    let upstream = call.gateway.dialer.connect(target).await?;
+    let leaving = Some(leaving);
+    line.watch(call.heard, Watched { jail, target: to, leaving, allowed, opaque: true, used: None });
+    Ok(Some(upstream))
 }
 
 /// A tunnel to the gateway itself: the same answers as without one.
@@ -100,6 +108,7 @@ pub(crate) fn own(call: Call, mut request: Request<Incoming>) -> Response<Body> 
         tokio::select! {
             _ = serving.as_mut() => return,
             () = call.closed.cancelled() => return,
+            () = call.client.gone() => return,
             () = call.stop.draining() => {}
         }
         serving.as_mut().graceful_shutdown();
@@ -109,26 +118,21 @@ pub(crate) fn own(call: Call, mut request: Request<Incoming>) -> Response<Body> 
 }
 
 /// Joins two connections that have both changed their protocol.
-pub(crate) fn join(call: &Call, target: &Target, line: &Arc<Line>, client: OnUpgrade, upstream: OnUpgrade) {
-    let (call, target, line) = (call.clone(), target.clone(), line.clone());
+pub(crate) fn join(call: &Call, line: &Arc<Line>, client: OnUpgrade, upstream: OnUpgrade) {
+    let (call, line) = (call.clone(), line.clone());
     let tasks = call.gateway.tasks.clone();
     tasks.spawn(async move {
         let both: Result<(Upgraded, Upgraded), hyper::Error> = tokio::try_join!(client, upstream);
         if let Ok((client, upstream)) = both {
             let (client, upstream) =
                 (tokio::io::split(TokioIo::new(client)), tokio::io::split(TokioIo::new(upstream)));
-            carry(&call, &target, &line, both_ways(client, upstream, &call.meter, &line.traffic)).await;
+            carry(&call, &line, both_ways(client, upstream, &call.meter, &line)).await;
         }
     });
 }
 
 /// Lets the bytes flow until both directions have ended or something else ends them.
-pub(crate) async fn carry(
-    call: &Call,
-    target: &Target,
-    line: &Line,
-    flow: impl Future<Output = io::Result<()>>,
-) {
+pub(crate) async fn carry(call: &Call, line: &Line, flow: impl Future<Output = io::Result<()>>) {
     let drained = async {
         call.stop.draining().await;
         tokio::time::sleep(LAST).await;
@@ -136,7 +140,8 @@ pub(crate) async fn carry(
     tokio::select! {
         flowed = flow => if flowed.is_err() { line.ended("reset") },
         () = idle(&line.traffic, call.gateway.idle()) => line.ended("idle"),
-        () = unwelcome(call, target) => line.ended("policy"),
+        // Its reason stands on it already.
+        () = line.ends() => {}
         () = call.closed.cancelled() => line.ended("closed"),
         () = drained => line.ended("drained"),
     }
@@ -155,38 +160,25 @@ async fn idle(traffic: &Traffic, limit: Duration) {
     }
 }
 
-/// Returns when the session may not reach the host any more. Its policy is looked at when it changes.
-async fn unwelcome(call: &Call, target: &Target) {
-    let mut changes = call.gateway.sessions.changes(call.session.session);
-    while changes.changed().await.is_ok() {
-        if let Ok(Some(session)) = call.gateway.sessions.of(call.jail).await
-            && session.policy.judge(target).is_err()
-        {
-            return;
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
 /// A client's connection and an upstream's, as the system has them.
-async fn direct(client: Upgraded, upstream: TcpStream, meter: &Meter, traffic: &Traffic) -> io::Result<()> {
+async fn direct(client: Upgraded, upstream: TcpStream, meter: &Meter, line: &Line) -> io::Result<()> {
     let (mut from_upstream, mut to_upstream) = upstream.into_split();
     let flowed = match client.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) => {
             let (mut from_client, mut to_client) = parts.io.into_inner().into_split();
             // What came behind the request.
             to_upstream.write_all(&parts.read_buf).await?;
-            traffic.sent.fetch_add(parts.read_buf.len() as u64, Ordering::Relaxed);
+            line.passed(Way::Sent, parts.read_buf.len());
             tokio::try_join!(
-                pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
-                pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
+                pump(&mut from_client, &mut to_upstream, meter, line, Way::Sent),
+                pump(&mut from_upstream, &mut to_client, meter, line, Way::Received)
             )
         }
         Err(client) => {
             let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
             tokio::try_join!(
-                pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
-                pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
+                pump(&mut from_client, &mut to_upstream, meter, line, Way::Sent),
+                pump(&mut from_upstream, &mut to_client, meter, line, Way::Received)
             )
         }
     };
@@ -201,11 +193,11 @@ async fn both_ways(
     (mut from_client, mut to_client): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     (mut from_upstream, mut to_upstream): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     meter: &Meter,
-    traffic: &Traffic,
+    line: &Line,
 ) -> io::Result<()> {
     tokio::try_join!(
-        pump(&mut from_client, &mut to_upstream, meter, &traffic.sent),
-        pump(&mut from_upstream, &mut to_client, meter, &traffic.received)
+        pump(&mut from_client, &mut to_upstream, meter, line, Way::Sent),
+        pump(&mut from_upstream, &mut to_client, meter, line, Way::Received)
     )
     .map(drop)
 }
@@ -214,7 +206,8 @@ async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter,
-    count: &AtomicU64,
+    line: &Line,
+    way: Way,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; BUFFER];
     loop {
@@ -224,7 +217,7 @@ async fn pump(
         }
         to.write_all(&buffer[..n]).await?;
         to.flush().await?;
-        count.fetch_add(n as u64, Ordering::Relaxed);
+        line.passed(way, n);
         let wait = meter.bytes(n);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;

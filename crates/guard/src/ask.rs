@@ -44,6 +44,8 @@ pub struct Ask<'a> {
     /// Bytes, where the texts are not all there is.
     pub bytes: Option<u64>,
     pub place: Place<'a>,
+    /// It runs something, and the input does not say what: that may be whatever a rule is about.
+    pub unseen: bool,
     texts: Vec<String>,
     commands: OnceCell<Vec<Command>>,
     paths: OnceCell<Vec<Path>>,
@@ -60,6 +62,7 @@ impl<'a> Ask<'a> {
             url_path: None,
             bytes: None,
             place: Place::default(),
+            unseen: false,
             texts,
             commands: OnceCell::new(),
             paths: OnceCell::new(),

@@ -168,6 +168,10 @@ impl Compiled {
         {
             return false;
         }
+        if ask.unseen && (self.argv.is_some() || !self.paths.is_empty()) {
+            // A command nobody has seen may be the one that is forbidden, and is not known to be one that is allowed.
+            return self.action != Action::Allow;
+        }
         let home = ask.place.home;
         let reaches = |path: &paths::Path| self.paths.iter().any(|p| p.matches(path, home));
         if let Some(argv) = &self.argv {

@@ -2,7 +2,8 @@
 //!
 //! A build is leased like a session. Each step may be repeated: whoever takes over begins with an empty directory. What the
 //! package's own commands do wrong fails the build with their log; what breaks around it is tried again a few times. The computer is an
-//! ordinary session with the image, the limits and the egress the manifest asks for, and is deleted with the end of its build.
+//! ordinary session with the image, the limits and the egress the manifest asks for, as far as it was granted, and is deleted with the
+//! end of its build.
 //!
 //! No space holds up the others: each has a few at a time, and the one with the fewest at work is next.
 
@@ -175,6 +176,7 @@ async fn build(inner: &Inner, task: &mut BuildTask) -> Result<(), Trouble> {
             // The source is brought again, to where the build goes on.
             continue;
         }
+        granted(site.task, &manifest)?;
         // In place of what the source's way in needed.
         let reached = network(&manifest.build.egress).unwrap_or_else(|| json!({"egress": "none"}));
         let known = Instant::now() + KNOWN;
@@ -189,6 +191,21 @@ async fn build(inner: &Inner, task: &mut BuildTask) -> Result<(), Trouble> {
         return site.pack(&manifest).await;
     }
     Err(Trouble::Broken("the package asked for another place while it was built".to_owned()))
+}
+
+/// Whether all the package wants to reach while it is built was granted.
+fn granted(task: &BuildTask, manifest: &Manifest) -> Result<(), Trouble> {
+    let Some(granted) = &task.build.egress else { return Ok(()) };
+    let beyond = manifest.build.egress.beyond(granted);
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    Err(Trouble::Failed(format!(
+        "while it is built the package wants to reach {}, which nobody has granted: builds of this space reach what its default \
+         build_egress names (wharf space update SPACE --build-egress HOST), or the public package registries; whoever may update the \
+         space's policies can begin the build and grants all of it",
+        beyond.join(", ")
+    )))
 }
 
 /// The computer the build has to itself, once it is up.

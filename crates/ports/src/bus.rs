@@ -49,4 +49,13 @@ impl Subscription {
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
+
+    /// A wake-up that is there already; `None` when there is none. What this process changed before is among them.
+    pub fn try_next(&mut self) -> Option<Wake> {
+        match self.0.try_recv() {
+            Ok(topic) => Some(Wake::Topic(topic)),
+            Err(broadcast::error::TryRecvError::Lagged(_)) => Some(Wake::Missed),
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => None,
+        }
+    }
 }

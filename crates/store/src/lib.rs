@@ -51,7 +51,7 @@ pub use config::{Database, StoreConfig};
 pub use error::OrDomain;
 pub use events::{Event, EventPage, EventRecord, Position};
 pub use gateway::{
-    Connection, ConnectionPatch, Connections, EgressEntry, EgressFilter, EgressRow, JailOwner,
+    Connection, ConnectionPatch, Connections, EGRESS_OPEN, EgressEntry, EgressFilter, EgressRow, JailOwner,
     LiveConnection, NewConnection,
 };
 pub use guard::{Approval, ApprovalFilter, Asked, NewApproval, NewPolicy, Policy, PolicyPatch};

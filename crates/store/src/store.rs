@@ -140,6 +140,11 @@ impl Store {
         System::new(self.clone(), actor)
     }
 
+    /// Whether other processes change the same database: their wake-ups come a moment after their commits.
+    pub fn shared(&self) -> bool {
+        self.0.bridge.is_some()
+    }
+
     /// The bus, for those who wait for wake-ups.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.0.bus

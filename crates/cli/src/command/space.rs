@@ -3,6 +3,7 @@
 mod usage;
 
 use wharf_domain::Name;
+use wharf_domain::egress::Pattern;
 use wharf_domain::quota::Quotas;
 use wharf_wire::api;
 
@@ -136,6 +137,17 @@ struct Defaults {
     /// End a turn after this long
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     default_turn_timeout: Option<u32>,
+    /// Host builds may reach, as pypi.org or *.debian.org (repeat for more; `none`: nothing but their repository)
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    build_egress: Vec<HostOrNone>,
+}
+
+/// A host, or word that there is none.
+#[derive(Clone, Debug)]
+struct HostOrNone(Option<Pattern>);
+
+fn parse_host(text: &str) -> Result<HostOrNone, wharf_domain::Error> {
+    if text == "none" { Ok(HostOrNone(None)) } else { text.parse().map(|host| HostOrNone(Some(host))) }
 }
 
 impl Defaults {
@@ -145,6 +157,9 @@ impl Defaults {
         base.image = self.default_image.or(base.image);
         base.idle_timeout_seconds = self.default_idle_timeout.or(base.idle_timeout_seconds);
         base.turn_timeout_seconds = self.default_turn_timeout.or(base.turn_timeout_seconds);
+        if !self.build_egress.is_empty() {
+            base.build_egress = Some(self.build_egress.into_iter().filter_map(|host| host.0).collect());
+        }
         let mut r = base.resources.unwrap_or_default();
         r.cpu_millis = self.default_cpu.or(r.cpu_millis);
         r.memory_mib = self.default_memory.or(r.memory_mib);
@@ -156,6 +171,7 @@ impl Defaults {
 
     fn given(&self) -> bool {
         self.default_image.is_some()
+            || !self.build_egress.is_empty()
             || self.default_cpu.is_some()
             || self.default_memory.is_some()
             || self.default_disk.is_some()

@@ -105,9 +105,26 @@ impl Exception {
     }
 }
 
-/// Whether an address may be dialled; what it is where not.
-pub fn guard(address: IpAddr, port: u16, exceptions: &[Exception]) -> Result<(), &'static str> {
-    match reserved(address) {
+/// Where packets to the address end up: an IPv4-mapped or NAT64 one (RFC 6052) carries another inside.
+pub fn inner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if in_v6(v6, Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96) => {
+            IpAddr::V4(Ipv4Addr::from(u128::from(v6) as u32))
+        }
+        other => other,
+    }
+}
+
+/// Whether an address may be dialled; what it is where not. `own` are those of the machine's interfaces: public or not, what
+/// listens there means the machine.
+pub fn guard(
+    address: IpAddr,
+    port: u16,
+    own: &[IpAddr],
+    exceptions: &[Exception],
+) -> Result<(), &'static str> {
+    let ours = || own.contains(&inner(address)).then_some("one of this machine's own");
+    match reserved(address).or_else(ours) {
         Some(what) if !exceptions.iter().any(|e| e.covers(address, port)) => Err(what),
         _ => Ok(()),
     }

@@ -57,6 +57,18 @@ impl Pattern {
         self.matches_host(&target.host) && self.0.port.is_none_or(|p| p == target.port)
     }
 
+    /// Whether everything it means the other means as well.
+    pub fn within(&self, wider: &Self) -> bool {
+        let (own, other) = (&self.0, &wider.0);
+        let ports = match (own.port, other.port) {
+            (_, None) => own.port.is_none_or(|p| WEB.contains(&p)),
+            (own, wanted) => own == wanted,
+        };
+        let hosts = (own.host == other.host && own.below == other.below)
+            || (other.below && wider.matches_host(&own.host));
+        ports && hosts
+    }
+
     /// How narrow it is: a host before a wildcard, a longer wildcard before a shorter, a port before none.
     pub fn rank(&self) -> (bool, usize, bool) {
         let length = self.0.host.name().map_or(usize::MAX, str::len);

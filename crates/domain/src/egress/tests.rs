@@ -156,7 +156,7 @@ fn addresses_that_are_not_of_the_internet_are_refused() {
     ] {
         let address: IpAddr = bad.parse().unwrap();
         assert!(reserved(address).is_some(), "{bad} went through");
-        assert!(guard(address, 443, &[]).is_err(), "{bad} went through");
+        assert!(guard(address, 443, &[], &[]).is_err(), "{bad} went through");
     }
     for good in [
         "1.1.1.1",

@@ -59,6 +59,31 @@ fn a_manifest_says_everything_once() {
 }
 
 #[test]
+fn what_a_build_may_reach_is_granted_by_others_than_its_manifest() {
+    let granted: Vec<Pattern> =
+        ["pypi.org", "*.debian.org", "git.example:8443"].map(|p| p.parse().unwrap()).into();
+    let beyond = |egress: Egress| egress.beyond(&granted);
+    let wants = |hosts: &[&str]| beyond(Egress::Allow(hosts.iter().map(|p| p.parse().unwrap()).collect()));
+    assert!(beyond(Egress::None).is_empty());
+    assert_eq!(beyond(Egress::Open).len(), 1);
+    assert!(
+        wants(&[
+            "pypi.org",
+            "pypi.org:443",
+            "deb.debian.org",
+            "*.snapshot.debian.org",
+            "*.debian.org:80",
+            "git.example:8443"
+        ])
+        .is_empty()
+    );
+    let more =
+        ["pypi.org:8080", "*.pypi.org", "debian.org", "*.org", "git.example", "evil.example", "xdebian.org"];
+    assert_eq!(wants(&more), more);
+    assert!(registries().len() > 10 && Egress::Allow(registries()).beyond(&registries()).is_empty());
+}
+
+#[test]
 fn egress_named_once_holds_for_the_build_too() {
     let m = parse("kind = \"command\"\nentry = \"./run\"\negress = \"open\"\n");
     assert_eq!((m.egress, m.build.egress), (Egress::Open, Egress::Open));

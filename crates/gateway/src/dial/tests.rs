@@ -15,11 +15,26 @@ impl Resolve for Turning {
     }
 }
 
+/// An interface of these stories.
+const OWN: &str = "93.184.216.34";
+
+fn machine(addresses: &'static [&'static str]) -> Machine {
+    Machine::new(Arc::new(|| Ok(addresses.iter().map(|a| a.parse().unwrap()).collect()))).unwrap()
+}
+
 fn dialer(answers: &[&[&str]], exceptions: &[&str]) -> (Dialer, Arc<Turning>) {
     let lists = answers.iter().map(|l| l.iter().map(|a| a.parse().unwrap()).collect()).collect();
     let resolver = Arc::new(Turning(lists, AtomicUsize::new(0)));
     let exceptions = exceptions.iter().map(|e| e.parse().unwrap()).collect();
-    (Dialer::new(resolver.clone(), exceptions, Duration::from_secs(2)), resolver)
+    (
+        Dialer::new(
+            resolver.clone(),
+            machine(&[OWN, "2606:2800:21f::1"]),
+            exceptions,
+            Duration::from_secs(2),
+        ),
+        resolver,
+    )
 }
 
 fn target(text: &str) -> Target {
@@ -40,6 +55,44 @@ async fn a_name_that_means_the_machine_is_refused_after_resolution() {
     assert_eq!(dialer.connect(&target("[::1]:80")).await.unwrap_err().reason, "address");
     assert_eq!(dialer.connect(&target("169.254.169.254")).await.unwrap_err().reason, "address");
     assert_eq!(resolver.1.load(Ordering::SeqCst), 0, "an address was looked up");
+}
+
+#[tokio::test]
+async fn a_public_address_of_the_machine_is_the_machine() {
+    for answer in [OWN, "::ffff:93.184.216.34", "64:ff9b::5db8:d822", "2606:2800:21f::1"] {
+        let (dialer, _) = dialer(&[&[answer]], &[]);
+        let refusal = dialer.check(&target("me.example")).await.unwrap_err();
+        assert_eq!((refusal.reason, refusal.status.as_u16()), ("address", 403), "{answer}");
+        assert!(refusal.detail.contains("this machine's own"), "{}", refusal.detail);
+        assert!(refusal.detail.contains("gateway.allow_private"), "{}", refusal.detail);
+    }
+    let (dialer, _) = dialer(&[&["93.184.216.35"]], &[]);
+    dialer.check(&target("other.example")).await.unwrap();
+    let literal = target(&format!("{OWN}:8080"));
+    assert_eq!(dialer.check(&literal).await.unwrap_err().reason, "address");
+    let (excepted, _) = self::dialer(&[&[OWN]], &["93.184.216.34:8080"]);
+    excepted.check(&literal).await.unwrap();
+    assert!(excepted.check(&target("me.example")).await.is_err(), "the exception names a port");
+}
+
+#[test]
+fn interfaces_are_looked_at_again_and_what_was_known_holds_where_they_cannot_be() {
+    let first: IpAddr = OWN.parse().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let turn = asked.clone();
+    let machine = Machine::new(Arc::new(move || match turn.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(vec![first]),
+        1 => Ok(vec![first, "1.2.3.4".parse().unwrap()]),
+        _ => Err(io::Error::other("gone")),
+    }))
+    .unwrap();
+    assert_eq!(machine.addresses()[..], [first]);
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(2050));
+        assert_eq!(machine.addresses().len(), 2);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    assert!(Machine::new(Arc::new(|| Err(io::Error::other("gone")))).is_err());
 }
 
 #[tokio::test]

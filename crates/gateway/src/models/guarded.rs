@@ -54,7 +54,7 @@ async fn judge(
 /// The request as it may go out.
 pub(super) async fn input(gateway: &Gateway, session: &Session, call: Call) -> Result<Call, Fault> {
     let guards = &gateway.guards;
-    if call.body.is_empty() || !guards.concern(session.space, Phase::Input).await? {
+    if call.body.is_empty() || !guards.concern(session, Phase::Input).await? {
         return Ok(call);
     }
     let model = call.model.as_deref().unwrap_or("a model");
@@ -217,7 +217,7 @@ pub(super) async fn output(
 ) -> Result<Response<Body>, Fault> {
     if !call.kind.counted()
         || !response.status().is_success()
-        || !gateway.guards.concern(session.space, Phase::Output).await?
+        || !gateway.guards.concern(session, Phase::Output).await?
     {
         return Ok(response);
     }

@@ -33,6 +33,9 @@ use wharf_testkit::TestDb;
 /// Longer than anything takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// A public address of the machine, in these stories.
+pub const OWN: &str = "93.184.216.34";
+
 /// Names of the stories. Each answers with its lists in turn, the last one for ever.
 #[derive(Default)]
 pub struct Names(Mutex<HashMap<String, Vec<Vec<IpAddr>>>>);
@@ -59,6 +62,8 @@ pub struct Lab {
     /// Dropped last: the database goes with it.
     db: TestDb,
     pub store: Store,
+    /// The gateway's own, where it is another process than those that change things.
+    apart: Option<Store>,
     pub space: SpaceId,
     pub names: Arc<Names>,
     pub dir: tempfile::TempDir,
@@ -94,6 +99,18 @@ impl Lab {
 
     pub async fn with(change: impl FnOnce(&mut settings::Gateway)) -> Self {
         let db = TestDb::new().await;
+        Self::of(db, None, change).await
+    }
+
+    /// The gateway is a process apart, and wake-ups of the others do not reach it.
+    pub async fn apart() -> Self {
+        let db = TestDb::new().await;
+        let config = wharf_store::StoreConfig { bridge: true, ..db.config() };
+        let apart = db.store_with(config, Arc::new(wharf_bus::Local::new())).await;
+        Self::of(db, Some(apart), |_| ()).await
+    }
+
+    async fn of(db: TestDb, apart: Option<Store>, change: impl FnOnce(&mut settings::Gateway)) -> Self {
         let store = db.store().await;
         let mut scope = store.system(Actor::Setup).global().await.unwrap();
         let permit = scope.spaces().allow(Verb::Create, &name("lab")).await.unwrap();
@@ -113,7 +130,7 @@ impl Lab {
         std::fs::write(&file, &authority.pem).unwrap();
         settings.ca_file = Some(file);
         change(&mut settings);
-        let mut lab = Self { db, store, space, names: Arc::default(), dir, settings, running: None };
+        let mut lab = Self { db, store, apart, space, names: Arc::default(), dir, settings, running: None };
         let work = lab.work();
         let image = ImageInfo {
             image: ImageRef { name: name("base"), digest: "ab".repeat(32) },
@@ -129,10 +146,11 @@ impl Lab {
 
     pub fn start(&mut self) {
         let gateway = Gateway::new(Parts {
-            store: self.store.clone(),
+            store: self.apart.as_ref().unwrap_or(&self.store).clone(),
             jails: self.jails(),
             settings: self.settings.clone(),
             resolver: self.names.clone(),
+            interfaces: Arc::new(|| Ok(vec![OWN.parse().unwrap()])),
             keep: Duration::from_secs(86_400),
         });
         let (stopper, stop) = Stopper::new();
@@ -238,6 +256,29 @@ impl Lab {
         };
         scope.connections().create(&permit, new).await.unwrap();
         scope.commit().await.unwrap();
+    }
+
+    pub async fn disconnect(&self, called: &str) {
+        let mut scope = self.scope().await;
+        let permit = scope.connections().permit(&NameOrId::Name(name(called)), Verb::Delete).await.unwrap();
+        scope.connections().delete(&permit, None).await.unwrap();
+        scope.commit().await.unwrap();
+    }
+
+    /// The bytes of today as the space's quota counts them, where it has one.
+    pub async fn used(&self, of: &Computer) -> u64 {
+        let system = self.store.system(Actor::Gateway);
+        system.jail_owner(of.jail).await.unwrap().unwrap().egress.unwrap().0
+    }
+
+    /// The line of a host, once it stands in the log with this reason.
+    pub async fn line(&self, of: &Computer, host: &str, reason: Option<&str>) -> EgressRow {
+        let find = async || {
+            let lines = self.lines(of).await;
+            lines.into_iter().find(|l| l.host == host && l.reason.as_deref() == reason)
+        };
+        until(async || find().await.is_some()).await;
+        find().await.unwrap()
     }
 
     /// Lines of a session, oldest first, as a user reads them.

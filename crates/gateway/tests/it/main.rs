@@ -9,6 +9,7 @@ mod lab;
 mod log;
 mod mcp;
 mod models;
+mod open;
 mod policy;
 mod requests;
 mod ssh;

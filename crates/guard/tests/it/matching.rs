@@ -1,7 +1,7 @@
 //! Rules: their order, what each matcher means, and which are refused.
 
 use serde_json::{Value, json};
-use wharf_domain::guard::{Phase, Rule};
+use wharf_domain::guard::{Action, Phase, Rule};
 use wharf_guard::{Ask, Guard, Judged, check};
 
 fn rules(rules: &Value) -> Vec<Rule> {
@@ -96,6 +96,35 @@ fn paths_and_arguments_belong_to_one_command() {
     assert!(!denied("rm -rf /tmp; ls /etc"), "the path is another command's");
     assert!(!denied("rm -f /etc/x; ls -r"));
     assert!(!denied("rm -- -rf /etc"), "behind -- is no option");
+}
+
+/// An agent that does not show what it runs may run anything, as far as a rule about commands or paths can know.
+#[test]
+fn a_command_nobody_sees_is_whatever_a_rule_forbids() {
+    let judged = |rules: Value| {
+        let input = json!({"title": "Tidy up", "paths": ["/home/agent/x"]});
+        let mut ask = Ask::tool("execute", &input);
+        ask.unseen = true;
+        let ruling = guard(rules).judge(ask, &mut |_, _, _| false).ruling;
+        ruling.map(|r| (r.action, r.rule))
+    };
+    let rule = |action: &str, matches: Value| json!({"phase": "tool", "action": action, "match": matches});
+    let rm = json!({"argv": {"program": ["rm"]}});
+    assert_eq!(judged(json!([rule("deny", rm.clone())])), Some((Action::Deny, 0)));
+    assert_eq!(
+        judged(json!([rule("approve", json!({"argv": {"unreadable": true}}))])),
+        Some((Action::Approve, 0))
+    );
+    assert_eq!(judged(json!([rule("deny", json!({"paths": ["/etc/**"]}))])), Some((Action::Deny, 0)));
+    // What allows a command does not allow one that is not seen.
+    let ls = json!({"argv": {"program": ["ls"]}});
+    let home = json!({"paths": ["/home/agent/**"]});
+    let all = json!([rule("allow", ls), rule("allow", home), rule("deny", rm.clone())]);
+    assert_eq!(judged(all), Some((Action::Deny, 2)));
+    // Rules that could not be about it are not, and those that look at something else still do.
+    let other = json!({"argv": {"program": ["rm"]}, "tools": ["bash"]});
+    assert_eq!(judged(json!([rule("deny", other), rule("deny", json!({"regex": "Wipe"}))])), None);
+    assert_eq!(judged(json!([rule("allow", json!({"tools": ["execute"]})), rule("deny", rm)])), None);
 }
 
 #[test]

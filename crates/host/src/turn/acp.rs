@@ -282,6 +282,10 @@ impl Talk<'_> {
                 Heard::Request { id, method, params } => {
                     if method == "session/request_permission" {
                         let agent = &self.kept.spec.name;
+                        let params = match reply.as_deref() {
+                            Some(reply) => reply.complete(params),
+                            None => params,
+                        };
                         permission::serve(self.turn, agent, &mouth, id, params, &asking);
                     } else {
                         services::serve(self.host, &mouth, &terminals, id, &method, params);

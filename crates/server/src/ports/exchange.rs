@@ -1,7 +1,7 @@
 //! One request to a program in a session and its answer.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use wharf_chassis::host_client::{HostClient, HostError};
-use wharf_domain::{Code, Error, limits};
+use wharf_domain::{Code, Error, Name, limits};
 
 use super::body::Answer;
 use super::headers::{self, Came};
@@ -26,6 +26,10 @@ use crate::routes::Computer;
 const ANSWER: Duration = Duration::from_secs(limits::PORT_ANSWER_SECONDS);
 
 const IDLE: Duration = Duration::from_secs(limits::PORT_IDLE_SECONDS);
+
+/// How long a server that does not listen yet is waited for: at any time, and after a restore.
+const LISTEN: Duration = Duration::from_secs(limits::PORT_LISTEN_SECONDS);
+const WAKE: Duration = Duration::from_secs(limits::PORT_WAKE_SECONDS);
 
 /// Somebody at a port, let in.
 pub(crate) struct Visit {
@@ -46,26 +50,59 @@ pub(crate) enum Front<'f> {
 /// What is held until an exchange is over.
 type Held = (std::sync::Arc<wharf_store::sessions::Use>, OwnedSemaphorePermit);
 
-/// A connection to the port. That nothing listens there is its own answer, and not the host's absence.
+/// Between two looks whether something listens. The kernel tells nobody outside of the session, so it is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+const LOOK_MOST: Duration = Duration::from_millis(250);
+
+/// A connection to the port. A server that is being started is waited for, longest where its session was just woken: its
+/// programs ended with the computer they ran on. That nothing listens there is its own answer, and not the host's absence.
 pub(crate) async fn connect(
     computer: &mut Computer,
     port: u16,
 ) -> Result<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + use<>, Error> {
-    let opened = computer
-        .ask(|host: HostClient| async move {
-            match host.tunnel(port).await {
-                Err(HostError::Refused(fault)) if fault.code == Code::Unavailable => Ok(Err(fault.detail)),
-                other => other.map(Ok),
-            }
-        })
-        .await?;
-    opened.map_err(|why| {
-        Error::new(
-            Code::BadGateway,
-            format!("nothing listens on port {port} of session {}; start a server there", computer.name()),
+    let begun = Instant::now();
+    let woken = computer.restored_for().and_then(|up| WAKE.checked_sub(up));
+    let patience = woken.unwrap_or_default().max(LISTEN);
+    let mut pause = LOOK;
+    loop {
+        let opened = computer
+            .ask(|host: HostClient| async move {
+                match host.tunnel(port).await {
+                    Err(HostError::Refused(fault)) if fault.code == Code::Unavailable => {
+                        Ok(Err(fault.detail))
+                    }
+                    other => other.map(Ok),
+                }
+            })
+            .await?;
+        let why = match opened {
+            Ok(stream) => return Ok(stream),
+            Err(why) => why,
+        };
+        let Some(left) = patience.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
+            return Err(silent(computer.name(), port, woken.is_some()).because(why));
+        };
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(LOOK_MOST);
+    }
+}
+
+fn silent(session: &Name, port: u16, woken: bool) -> Error {
+    let detail = if woken {
+        let seconds = limits::PORT_WAKE_SECONDS;
+        format!(
+            "nothing listens on port {port} of session {session}, which has just come back: its programs ended when it was closed, and \
+             nothing starts them again by itself; start the server (wharf session exec {session} --background -- …) or ask the \
+             session's agent to. After a restore a request waits {seconds} s for it (limit PORT_WAKE_SECONDS)"
         )
-        .because(why)
-    })
+    } else {
+        let seconds = limits::PORT_LISTEN_SECONDS;
+        format!(
+            "nothing listens on port {port} of session {session}; start a server there, on 127.0.0.1 or on every address. A request \
+             waits {seconds} s for it (limit PORT_LISTEN_SECONDS)"
+        )
+    };
+    Error::new(Code::BadGateway, detail)
 }
 
 fn unanswered(computer: &str, port: u16, error: hyper::Error) -> Error {

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 use wharf_domain::egress::{Egress, Policy};
-use wharf_domain::manifest::{Limits, Place};
-use wharf_domain::rbac::Verb;
+use wharf_domain::manifest::{Limits, Place, registries};
+use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::remote::{self, Remote};
 use wharf_domain::{BuildId, Code, Error, Name, NameOrId, SpaceId, limits};
 use wharf_ports::Topic;
@@ -83,8 +83,9 @@ pub(crate) struct BuildQuery {
 /// Build an agent
 ///
 /// From a repository, as JSON; or from an upload, as a tar archive (`application/x-tar`) of the package's directory. The build
-/// runs in a session of its own, with the egress its `wharf.toml` asks for; what it becomes is the agent's next version, active at
-/// once. Answered before the build is begun.
+/// runs in a session of its own, with the egress its `wharf.toml` asks for, as far as it is granted: by the space's default
+/// `build_egress`, or by the right of who begins it to update the space's policies. What it becomes is the agent's next version,
+/// active at once. Answered before the build is begun.
 #[utoipa::path(post, path = "/v1/spaces/{space}/agents/{agent}/build", tag = "agents", params(BuildQuery),
     request_body(content((api::StartBuild = "application/json"), (String = "application/x-tar")), description = "Where the source is, or the source."),
     responses((status = 202, body = api::Build)))]
@@ -180,6 +181,14 @@ pub(crate) async fn begin(
     let resources = defaults.resources.unwrap_or_default().over(app.settings.sessions.default_resources);
     let resources = asked.named.resources.or(asked.wanted.resources).over(resources);
     sessions::check_resources(app, &resources)?;
+    let space = scope.space()?.id;
+    let egress = if scope.caller().may(Some(space), Resource::Policies, Verb::Update, None) {
+        None
+    } else {
+        // Where its source comes from is reached anyway.
+        let granted = defaults.build_egress.unwrap_or_else(registries);
+        Some(granted.into_iter().chain(asked.network.allow.iter().cloned()).collect())
+    };
     let image = image(&asked)?.or(defaults.image);
     let image = image.unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
@@ -195,7 +204,7 @@ pub(crate) async fn begin(
     };
     let permit = scope.sessions().allow(None).await?;
     let session = scope.sessions().create(&permit, new).await?;
-    let new = NewBuild { source: asked.source, blob: asked.blob, asked: asked.named };
+    let new = NewBuild { source: asked.source, blob: asked.blob, asked: asked.named, egress };
     let build = show(scope.builds().create(&allowed, &agent, &session, new).await?);
     scope.commit_reply(StatusCode::ACCEPTED.as_u16(), &build).await?;
     Ok(build)

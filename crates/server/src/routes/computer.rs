@@ -74,6 +74,8 @@ pub(crate) struct Computer {
     row: SessionRow,
     host: HostClient,
     use_: Arc<Use>,
+    /// It was not up when this caller came.
+    waited: bool,
 }
 
 /// What is asked for, and by whom: enough to ask for it once more.
@@ -183,7 +185,7 @@ impl Approach {
         let row =
             if self.wait { self.asked.usable(COMES_UP).await? } else { self.asked.permit.row().clone() };
         let host = client(&self.asked.app, &row)?;
-        Ok(Computer { asked: self.asked, row, host, use_: self.use_ })
+        Ok(Computer { asked: self.asked, row, host, use_: self.use_, waited: self.wait })
     }
 }
 
@@ -263,6 +265,13 @@ impl Computer {
     /// The session's name.
     pub(crate) fn name(&self) -> &Name {
         &self.row.name
+    }
+
+    /// How long it has been up since it was started again; `None` where it is the session's first.
+    pub(crate) fn restored_for(&self) -> Option<Duration> {
+        let started = self.row.started_at.filter(|_| self.row.incarnation > 1)?;
+        // One that was up for the files of a closed session is older than what woke the session.
+        Some(if self.waited { Duration::ZERO } else { self.app.clock.now().since(started) })
     }
 
     /// The image it was made from.

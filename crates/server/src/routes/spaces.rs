@@ -4,7 +4,7 @@ use axum::extract::State;
 use http::StatusCode;
 use wharf_domain::quota::{self, Quotas};
 use wharf_domain::rbac::Verb;
-use wharf_domain::{Code, Error};
+use wharf_domain::{Code, Error, limits};
 use wharf_store::{NewSpace, SpacePatch};
 use wharf_wire::api;
 
@@ -154,6 +154,12 @@ fn check_defaults(defaults: &api::SpaceDefaults) -> Result<(), Error> {
             let field = e.field.clone().unwrap_or_default();
             e.field(format!("defaults.{field}"))
         })?;
+    }
+    let hosts = defaults.build_egress.as_ref().map_or(0, Vec::len);
+    if hosts > limits::EGRESS_PATTERNS {
+        let most = limits::EGRESS_PATTERNS;
+        let detail = format!("{hosts} patterns are too many; up to {most} are allowed (EGRESS_PATTERNS)");
+        return Err(Error::new(Code::InvalidField, detail).field("defaults.build_egress"));
     }
     view::check_timeouts("defaults.", defaults.idle_timeout_seconds, defaults.turn_timeout_seconds)
 }

@@ -70,6 +70,38 @@ async fn says(caller: &Caller, session: &str, text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_build_reaches_what_the_space_grants_and_not_whatever_its_manifest_asks_for() {
+    let lab = Lab::at_work().await;
+    let (admin, dora) = (lab.admin().await, lab.actor("dora", &[("developer", Some("lab"))]).await);
+    dora.post(AGENTS, json!({"name": "greeter"})).await.expect(201);
+    let built = async |by: &Caller, egress: &str| {
+        let mut files = greeter("Hello", "echo one > built");
+        files[0].1.push_str(&["egress = ", egress, "\n"].concat());
+        let begun = build(by, "greeter", archive(&files)).await.expect(202);
+        let (build, log) = ended(by, &begun).await;
+        let reason = build["reason"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(build["state"] == "succeeded", reason.is_empty(), "{build} {log}");
+        reason
+    };
+    let refused = built(&dora, r#"["pypi.org", "evil.example"]"#).await;
+    for word in ["reach evil.example, which", "build_egress", "--build-egress", "policies"] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    assert!(built(&dora, "\"open\"").await.contains("egress open"));
+    assert_eq!(built(&dora, r#"["pypi.org", "registry.npmjs.org:443"]"#).await, "");
+    // Who may change the space's policies grants what they begin.
+    assert_eq!(built(&admin, r#"["evil.example"]"#).await, "");
+
+    let space = "/v1/spaces/lab";
+    let grant = json!({"defaults": {"build_egress": ["*.example"]}});
+    dora.call(Method::PATCH, space, Some(grant.clone()), &[]).await.refused(403, "forbidden");
+    let changed = admin.call(Method::PATCH, space, Some(grant), &[]).await.expect(200);
+    assert_eq!(changed["defaults"]["build_egress"], json!(["*.example"]));
+    assert_eq!(built(&dora, r#"["evil.example"]"#).await, "");
+    assert!(built(&dora, r#"["pypi.org"]"#).await.contains("pypi.org"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_becomes_a_version_that_answers_and_can_be_gone_back_to() {
     let lab = Lab::at_work().await;
     let admin = lab.admin().await;

@@ -66,13 +66,17 @@ async fn websocket(upgrade: WebSocketUpgrade) -> Response {
 
 impl Program {
     async fn start() -> Self {
+        Self::at_port(0).await
+    }
+
+    async fn at_port(port: u16) -> Self {
         let seen = Seen::default();
         let app = Router::new()
             .route("/ws", any(websocket))
             .route("/moved", get(|| async { (StatusCode::FOUND, [("location", "/elsewhere?x=1")]) }))
             .fallback(echo)
             .with_state(seen.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { port, seen, task }
@@ -217,6 +221,44 @@ async fn a_request_wakes_a_closed_session_and_is_a_use_of_it() {
     let uses = audit["items"].as_array().unwrap().iter().filter(|e| e["detail"]["by"] == "path").count();
     assert_eq!(uses, 1, "{audit}");
     drop(lab);
+}
+
+/// The request that wakes a session does not fail because its server is not up yet: somebody starts it meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_server_that_is_being_started() {
+    let (lab, admin) = at_work().await;
+    let port = silent_port();
+    admin.call(Method::POST, &format!("{DESK}/close"), None, &[]).await.expect(202);
+    until(|| async { admin.get(DESK).await.expect(200)["state"] == "closed" }).await;
+    let get = |path: &str| {
+        let (admin, path) = (admin.clone(), format!("{DESK}/ports/{port}{path}"));
+        tokio::spawn(async move { admin.get(&path).await })
+    };
+    let waiting = get("/first");
+    until(|| async { admin.get(DESK).await.expect(200)["state"] == "idle" }).await;
+    // Longer than a request waits at any other time.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(!waiting.is_finished(), "{:?}", waiting.await.unwrap());
+    let program = Program::at_port(port).await;
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(program.last().0, "GET /first");
+
+    // Nobody starts it this time: what is said names what to do, and the end of the wait is not the next request's to serve.
+    drop(program);
+    until(|| async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() }).await;
+    lab.db.clock.advance(Duration::from_secs(15));
+    let problem = admin.get(&format!("{DESK}/ports/{port}/")).await.refused(502, "bad_gateway");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("come back") && detail.contains("wharf session exec desk --background"),
+        "{detail}"
+    );
+
+    lab.db.clock.advance(Duration::from_secs(60));
+    let waiting = get("/second");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _program = Program::at_port(port).await;
+    assert_eq!(waiting.await.unwrap().status, 200, "a moment is waited at any time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
+use wharf_domain::egress::Pattern;
 use wharf_domain::manifest::Place;
 use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::{AgentId, BuildId, Error, Name, SessionId, SpaceId, Time};
@@ -68,6 +69,9 @@ pub struct Build {
     /// What it became.
     pub version: Option<i32>,
     pub attempts: i32,
+    /// What its manifest may ask for; whatever it names where there is no list.
+    #[serde(skip)]
+    pub egress: Option<Vec<Pattern>>,
     pub created_by: Option<String>,
     pub created_at: Time,
     pub started_at: Option<Time>,
@@ -90,6 +94,7 @@ pub struct NewBuild {
     pub source: Value,
     pub blob: Option<Blob>,
     pub asked: Place,
+    pub egress: Option<Vec<Pattern>>,
 }
 
 /// One piece of what a build printed.
@@ -112,7 +117,7 @@ impl Scope {
 macro_rules! build_columns {
     () => {
         "b.id, b.space_id, b.agent_id, a.name, b.state, b.reason, b.source, b.blob_id, b.session_id, b.version, \
-         b.attempts, b.created_by, b.created_at, b.started_at, b.ended_at, b.image, b.resources"
+         b.attempts, b.egress, b.created_by, b.created_at, b.started_at, b.ended_at, b.image, b.resources"
     };
 }
 
@@ -136,8 +141,8 @@ impl Builds<'_> {
         let row = sqlx::query(concat!(
             "with b as (
                 insert into builds (id, space_id, agent_id, state, source, blob_id, session_id, created_by, created_at,
-                    image, resources)
-                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8, $9, $10::text::json) returning *
+                    image, resources, egress)
+                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8, $9, $10::text::json, $11) returning *
              ), o as (
                 -- What a push owed to the agent before this is behind it.
                 delete from push_builds where agent_id = $3
@@ -155,12 +160,13 @@ impl Builds<'_> {
         .bind(self.0.now().to_utc())
         .bind(new.asked.image.as_ref().map(Name::as_str))
         .bind(serde_json::to_string(&new.asked.resources).map_err(Error::internal)?)
+        .bind(new.egress.as_ref().map(to_json).transpose()?)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;
         let build = read(&row)?;
         let called = Some(build.agent.as_str());
-        let detail = json!({"source": build.source, "session": build.session});
+        let detail = json!({"source": build.source, "session": build.session, "egress": build.egress});
         self.0.audit(Verb::Create, Resource::Builds, Some(id.uuid()), called, detail);
         self.0.emit(Event::new("created", Resource::Builds, id.uuid(), called, 1, to_json(&build)?));
         self.0.wake(Topic::Build(id));
@@ -290,6 +296,11 @@ pub(super) fn read(row: &PgRow) -> Result<Build, Error> {
         session: SessionId::from_uuid(row.try_get("session_id").or_domain()?),
         version: row.try_get("version").or_domain()?,
         attempts: row.try_get("attempts").or_domain()?,
+        egress: row
+            .try_get::<Option<Value>, _>("egress")
+            .or_domain()?
+            .map(|hosts| serde_json::from_value(hosts).map_err(Error::internal))
+            .transpose()?,
         created_by: row.try_get("created_by").or_domain()?,
         created_at: time(row, "created_at")?,
         started_at: maybe_time(row, "started_at")?,

@@ -1,8 +1,10 @@
 //! The egress log: one row for each tunnel or request, written in batches by the gateway, read by users.
 //!
 //! A batch is one transaction: rows, the day's sums, and audit entries for what was denied and for secrets that were used.
+//! What is still open has a row too, with the reason [`OPEN`], and is written again until its end; the sums take what came
+//! since the last time, which the row itself remembers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +25,9 @@ use crate::system::System;
 
 /// Audit entries of one batch: a session that knocks at a thousand doors is one fact, not a thousand.
 const AUDITED: usize = 100;
+
+/// The reason of a line whose tunnel or request goes on.
+pub const OPEN: &str = "open";
 
 /// What came to the gateway and what became of it. Field names are columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -144,39 +149,50 @@ fn read(row: &sqlx::postgres::PgRow) -> Result<EgressRow, Error> {
 }
 
 impl System {
-    /// Writes a batch, once: a batch that is given again after an answer was lost changes nothing.
+    /// Writes a batch, once: a batch that is given again after an answer was lost changes nothing, and nothing changes a line
+    /// that has ended. A line stands in a batch once.
     pub async fn write_egress(&self, entries: &[EgressEntry]) -> Result<(), Error> {
         debug_assert!(entries.len() <= limits::PAGE_MAX as usize * 4);
         let mut tx = self.store.begin().await?;
         let rows = serde_json::to_value(entries).map_err(Error::internal)?;
-        let fresh: i64 = sqlx::query_scalar(
+        let ended: Vec<Uuid> = sqlx::query_scalar(
             "with x as (
                 select * from jsonb_to_recordset($1) as x(id uuid, space_id uuid, session_id uuid, turn_id uuid, kind text,
                     host text, port integer, method text, status integer, decision text, reason text, connection text,
                     bytes_sent bigint, bytes_received bigint, started_ms bigint, duration_ms bigint)
+             ), old as (
+                select e.id, e.bytes_sent, e.bytes_received from egress_log e join x on x.id = e.id
              ), l as (
                 insert into egress_log (id, space_id, session_id, turn_id, kind, host, port, method, status, decision,
                     reason, connection, bytes_sent, bytes_received, started_at, duration_ms)
                 select id, space_id, session_id, turn_id, kind, host, port, method, status, decision, reason, connection,
                     bytes_sent, bytes_received, to_timestamp(started_ms / 1000.0), duration_ms from x
-                on conflict (id) do nothing
-                returning space_id, session_id, bytes_sent, bytes_received, started_at
+                on conflict (id) do update
+                set status = excluded.status, decision = excluded.decision, reason = excluded.reason,
+                    connection = excluded.connection, bytes_sent = excluded.bytes_sent,
+                    bytes_received = excluded.bytes_received, duration_ms = excluded.duration_ms
+                where egress_log.reason = $2
+                returning id, space_id, session_id, bytes_sent, bytes_received, reason,
+                    ((started_at + duration_ms * interval '1 millisecond') at time zone 'utc')::date as day
              ), u as (
                 insert into egress_usage (space_id, session_id, day, requests, bytes_sent, bytes_received)
-                select l.space_id, l.session_id, (l.started_at at time zone 'utc')::date, count(*), sum(l.bytes_sent),
-                    sum(l.bytes_received)
-                from l join spaces p on p.id = l.space_id group by 1, 2, 3 order by 1, 3, 2
+                select l.space_id, l.session_id, l.day, count(*) filter (where old.id is null),
+                    sum(l.bytes_sent - coalesce(old.bytes_sent, 0)), sum(l.bytes_received - coalesce(old.bytes_received, 0))
+                from l join spaces p on p.id = l.space_id left join old on old.id = l.id
+                group by 1, 2, 3 order by 1, 3, 2
                 on conflict (space_id, day, session_id) do update
                 set requests = egress_usage.requests + excluded.requests,
                     bytes_sent = egress_usage.bytes_sent + excluded.bytes_sent,
                     bytes_received = egress_usage.bytes_received + excluded.bytes_received
-             ) select count(*) from l",
+             ) select coalesce(array_agg(id) filter (where reason is distinct from $2), '{}') from l",
         )
         .bind(rows)
+        .bind(OPEN)
         .fetch_one(&mut *tx)
         .await
         .or_domain()?;
-        let audits = if fresh == 0 { Vec::new() } else { self.audits(entries) };
+        let ended: HashSet<Uuid> = ended.into_iter().collect();
+        let audits = self.audits(entries.iter().filter(|e| ended.contains(&e.id.uuid())));
         if !audits.is_empty() {
             crate::events::write(&mut tx, &audits, &[], self.store.now()).await?;
         }
@@ -188,9 +204,9 @@ impl System {
     }
 
     /// Denials, and secrets that were used: equal ones of a batch are one entry with their number.
-    fn audits(&self, entries: &[EgressEntry]) -> Vec<Entry> {
+    fn audits<'e>(&self, entries: impl Iterator<Item = &'e EgressEntry>) -> Vec<Entry> {
         let mut counted: BTreeMap<_, (u64, &EgressEntry)> = BTreeMap::new();
-        for e in entries.iter().filter(|e| e.decision == "denied" || e.connection.is_some()) {
+        for e in entries.filter(|e| e.decision == "denied" || e.connection.is_some()) {
             let key =
                 (e.session_id, e.host.as_str(), e.port, e.decision, e.connection.as_ref().map(Name::as_str));
             counted.entry(key).or_insert((0, e)).0 += 1;
@@ -242,10 +258,15 @@ impl System {
     /// Removes what is older than the time given, in one bounded statement; answers how many.
     pub async fn forget_egress(&self, before: Time, batch: i64) -> Result<u64, Error> {
         let done = sqlx::query(
-            "delete from egress_log where id in (select id from egress_log where started_at < $1 limit $2)",
+            "delete from egress_log where id in (
+                select id from egress_log
+                where started_at < $1
+                  and (reason is distinct from $3 or started_at + duration_ms * interval '1 millisecond' < $1)
+                limit $2)",
         )
         .bind(before.to_utc())
         .bind(batch)
+        .bind(OPEN)
         .execute(self.store.pool())
         .await
         .or_domain()?;

@@ -22,11 +22,12 @@ pub struct JailOwner {
     pub egress: Option<(u64, u64)>,
     /// Kind and, where it has one, name of the session's agent.
     pub agents: Vec<String>,
+    /// Before it was read: what is known of the space must not be older.
+    pub read: std::time::Instant,
 }
 
 impl JailOwner {
-    /// Refuses when the space's quota on bytes is used up. Tunnels and requests count when they end, so those that are
-    /// open may pass it.
+    /// Refuses when the space's quota on bytes is used up.
     pub fn room(&self) -> Result<(), String> {
         match self.egress {
             Some((used, most)) if used >= most => Err(format!(
@@ -42,6 +43,7 @@ impl JailOwner {
 impl System {
     /// The session whose computer the jail is; `None` for a warm one and for one that is no more.
     pub async fn jail_owner(&self, jail: JailId) -> Result<Option<JailOwner>, Error> {
+        let read = std::time::Instant::now();
         let row = sqlx::query(
             "select s.id, s.name, s.space_id, p.name as space_name, s.network, t.id as turn_id,
                     array_remove(array[s.agent ->> 'kind', s.agent ->> 'name'], null) as agents,
@@ -65,6 +67,7 @@ impl System {
         };
         let egress = bytes("egress_used")?.zip(bytes("egress_most")?);
         Ok(Some(JailOwner {
+            read,
             egress,
             agents: row.try_get("agents").or_domain()?,
             session: SessionId::from_uuid(row.try_get("id").or_domain()?),

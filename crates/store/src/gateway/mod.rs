@@ -10,6 +10,6 @@ mod jails;
 mod live;
 
 pub use connections::{Connection, ConnectionPatch, Connections, NewConnection};
-pub use egress::{EgressEntry, EgressFilter, EgressRow};
+pub use egress::{EgressEntry, EgressFilter, EgressRow, OPEN as EGRESS_OPEN};
 pub use jails::JailOwner;
 pub use live::LiveConnection;

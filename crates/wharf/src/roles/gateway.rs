@@ -1,6 +1,7 @@
 //! The gateway: the way out of the sessions of this machine.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,31 @@ pub fn run(parts: &control::Parts, stop: Stop) -> impl Future<Output = Result<()
         jails: parts.settings.jails_dir(),
         settings: parts.settings.gateway.clone(),
         resolver: Arc::new(SystemResolver::default()),
+        interfaces: Arc::new(interfaces),
         keep: Duration::from_secs(u64::from(parts.settings.retention.egress_days) * 86_400),
     });
     async move { gateway?.run(stop).await }
+}
+
+/// The addresses of all interfaces of this machine (of this network namespace).
+fn interfaces() -> std::io::Result<Vec<IpAddr>> {
+    let all = nix::ifaddrs::getifaddrs()?;
+    Ok(all
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn the_machine_knows_its_own_addresses() {
+        let all = super::interfaces().unwrap_or_default();
+        assert!(all.contains(&Ipv4Addr::LOCALHOST.into()), "{all:?}");
+    }
 }

@@ -37,6 +37,22 @@ for word in [b"ahoy", b"again"]:
 print("spoken")
 "#;
 
+/// Asks files.test, ends its side before there is an answer, and reads it.
+const HALF: &str = r#"
+import socket, sys
+port, way = int(sys.argv[1]), sys.argv[2]
+host = b"files.test:%d" % port
+rest = b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+asks = {"bare": b"GET /echo" + rest, "proxy": b"GET http://" + host + b"/echo" + rest,
+    "tunnel": b"CONNECT " + host + rest + b"GET /echo" + rest}[way]
+link = socket.create_connection(("files.test", port) if way == "bare" else ("127.0.0.1", 3128), 10)
+link.sendall(asks)
+link.shutdown(socket.SHUT_WR)
+answer = b""
+while piece := link.recv(65536): answer += piece
+print("answered" if b'"method"' in answer else repr(answer))
+"#;
+
 on_every_runtime!(real_programs_reach_what_they_may_with_and_without_knowing_proxies);
 
 async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies(runtime: Runtime) {
@@ -56,6 +72,7 @@ async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies(runt
         ))
         .await;
     session.ok(&format!("cat > /tmp/ws.py <<'END'\n{WEBSOCKET}\nEND")).await;
+    session.ok(&format!("cat > /tmp/half.py <<'END'\n{HALF}\nEND")).await;
     session
         .ok("printf 'deb [trusted=yes] http://files.test:%s/apt ./\\n' \"$PORT\" > /tmp/harbour.list"
             .replace("\"$PORT\"", &plain.to_string())
@@ -103,6 +120,9 @@ async fn real_programs_reach_what_they_may_with_and_without_knowing_proxies(runt
         (format!("sudo dpkg -r harbour >/dev/null && sudo env -i PATH=$PATH {apt} install -qqy harbour >/dev/null && cat /usr/share/harbour/berths"), "7"),
         (format!("python3 /tmp/ws.py {plain} proxy"), "spoken"),
         (format!("python3 /tmp/ws.py {plain} bare"), "spoken"),
+        (format!("python3 /tmp/half.py {plain} proxy"), "answered"),
+        (format!("python3 /tmp/half.py {plain} tunnel"), "answered"),
+        (format!("python3 /tmp/half.py {plain} bare"), "answered"),
         ("getent hosts files.test | cut -d' ' -f1".to_owned(), "198.18.0.2"),
         ("getent hosts localhost | grep -c files".to_owned() + " || true", "0"),
         ("curl -fsS http://gateway/ | jq -r .network.egress".to_owned(), "allowlist"),

@@ -164,7 +164,8 @@ pub struct EgressLine {
     pub status: Option<u16>,
     /// What came of it.
     pub decision: EgressDecision,
-    /// Why it was refused, failed or ended: `policy`, `address`, `resolve`, `connect`, `tls`, `limit`, `idle`, …
+    /// Why it was refused, failed or ended: `policy`, `address`, `resolve`, `connect`, `tls`, `limit`, `idle`, …; `open` while
+    /// it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The connection whose credential was added.
@@ -173,9 +174,9 @@ pub struct EgressLine {
     /// The turn that ran when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<TurnId>,
-    /// Bytes the session sent.
+    /// Bytes the session sent; so far, while it goes on.
     pub bytes_sent: u64,
-    /// Bytes it received.
+    /// Bytes it received; so far, while it goes on.
     pub bytes_received: u64,
     /// When it began.
     pub started_at: Time,

@@ -1,6 +1,7 @@
 //! Spaces: the tenant boundary, its quotas and its defaults.
 
 use serde::{Deserialize, Serialize};
+use wharf_domain::egress::Pattern;
 use wharf_domain::quota::Quotas;
 use wharf_domain::{Labels, Name, SpaceId, Time};
 
@@ -45,6 +46,11 @@ pub struct SpaceDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 604_800)]
     pub turn_timeout_seconds: Option<u32>,
+    /// What builds may reach at the most, beside the repository they come from; the public package registries when absent. Builds
+    /// of those who may update the space's policies reach whatever their `wharf.toml` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 100)]
+    pub build_egress: Option<Vec<Pattern>>,
 }
 
 /// A space to be made.

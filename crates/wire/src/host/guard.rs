@@ -27,6 +27,9 @@ pub struct ToolAsk {
     /// Where its commands run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// It runs something, and the input does not say what.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
 }
 
 /// What they say.

@@ -99,6 +99,7 @@ impl Lab {
             jails: jails.path().to_owned(),
             settings,
             resolver: std::sync::Arc::new(SystemResolver::default()),
+            interfaces: std::sync::Arc::new(|| Ok(Vec::new())),
             keep: Duration::from_secs(86_400),
         };
         let (stopper, stop) = Stopper::new();

@@ -60,7 +60,8 @@ pub fn serve(turn: &Arc<Turn>, agent: &str, mouth: &Mouth, id: Value, params: Va
     });
 }
 
-/// A call as the guardrails know calls: its kind is the tool, and what is known of it is the input.
+/// A call as the guardrails know calls: its kind is the tool, and what is known of it is the input. A call that runs something
+/// and does not show what is asked about as such.
 pub fn question(turn: &str, agent: &str, params: &Value) -> Option<ToolAsk> {
     let empty = json!({});
     let call = params.get("toolCall").unwrap_or(&empty);
@@ -77,11 +78,16 @@ pub fn question(turn: &str, agent: &str, params: &Value) -> Option<ToolAsk> {
     if !paths.is_empty() {
         input["paths"] = json!(paths);
     }
-    // An agent that does not say what it runs says it in words.
-    let says = call.get("rawInput").is_some_and(|i| i.get("command").is_some() || i.get("cmd").is_some());
-    if tool == "execute" && !says {
-        input["command"] = json!(text("title").unwrap_or_default().trim_matches('`'));
+    // Some say it as it is, without a name for it.
+    let said = call.get("rawInput").and_then(Value::as_str).filter(|said| !said.is_empty());
+    if let Some(command) = said
+        && tool == "execute"
+    {
+        input["command"] = json!(command);
     }
+    let shown = said.is_some() || call.get("rawInput").is_some_and(names_command);
+    // Its title is what the agent says about it, and no command. Of what kind a call is may be unknown as well.
+    let unseen = matches!(text("kind"), None | Some("execute")) && !shown;
     Some(ToolAsk {
         turn: turn.parse().ok()?,
         call: format!("acp/{}", text("toolCallId").unwrap_or_default()),
@@ -89,6 +95,17 @@ pub fn question(turn: &str, agent: &str, params: &Value) -> Option<ToolAsk> {
         tool,
         input,
         cwd: None,
+        unseen,
+    })
+}
+
+/// Whether the input of a tool has a command where the guardrails look for one.
+fn names_command(input: &Value) -> bool {
+    const FIELDS: [&str; 6] = ["command", "cmd", "script", "argv", "commands", "shell_command"];
+    FIELDS.iter().any(|field| match input.get(field) {
+        Some(Value::String(script)) => !script.trim().is_empty(),
+        Some(Value::Array(words)) => !words.is_empty(),
+        _ => false,
     })
 }
 

@@ -43,15 +43,42 @@ fn the_least_that_allows_is_chosen_and_a_no_is_said_where_it_can_be() {
 #[test]
 fn a_call_is_asked_about_by_what_it_would_do() {
     let turn = "01890000-0000-7000-8000-000000000001";
-    let call = json!({"toolCall": {"toolCallId": "t", "kind": "execute", "title": "`rm -rf x`", "locations": [{"path": "/x"}]}});
+    let call = json!({"toolCall": {"toolCallId": "t", "kind": "execute", "title": "`ls`", "locations": [{"path": "/x"}]}});
     let asked = question(turn, "lab", &call).unwrap();
     assert_eq!((asked.tool.as_str(), asked.call.as_str()), ("execute", "acp/t"));
-    assert_eq!((&asked.input["command"], &asked.input["paths"]), (&json!("rm -rf x"), &json!(["/x"])));
-    let call =
-        json!({"toolCall": {"kind": "execute", "title": "Clean", "rawInput": {"command": ["rm", "x"]}}});
-    let asked = question(turn, "lab", &call).unwrap();
-    assert_eq!((&asked.input["input"]["command"], asked.input.get("command")), (&json!(["rm", "x"]), None));
+    // A title is no command.
+    assert_eq!((asked.input.get("command"), &asked.input["paths"]), (None, &json!(["/x"])));
+    assert!(asked.unseen);
+    let asked = |call: Value| question(turn, "lab", &json!({"toolCall": call})).unwrap();
+    let shown = asked(json!({"kind": "execute", "title": "Clean", "rawInput": {"command": ["rm", "x"]}}));
+    assert_eq!((&shown.input["input"]["command"], shown.input.get("command")), (&json!(["rm", "x"]), None));
+    assert!(!shown.unseen);
+    let said = asked(json!({"kind": "execute", "title": "Clean", "rawInput": "rm x"}));
+    assert_eq!((&said.input["command"], said.unseen), (&json!("rm x"), false));
+    for unseen in [
+        json!({"kind": "execute", "rawInput": {"description": "cleans"}}),
+        json!({"kind": "execute", "rawInput": {"command": ""}}),
+        json!({"title": "Nobody knows"}),
+    ] {
+        assert!(asked(unseen.clone()).unseen, "{unseen}");
+    }
+    assert!(!asked(json!({"kind": "edit", "title": "main.rs"})).unseen);
     assert!(question("setup", "lab", &json!({})).is_none());
+}
+
+#[test]
+fn what_was_told_of_a_call_need_not_be_said_again() {
+    let mut reply = super::update::Reply::default();
+    reply.remember(json!({"toolCallId": "t", "title": "Clean", "kind": "execute"}).as_object().unwrap());
+    reply.remember(json!({"toolCallId": "t", "rawInput": {"command": "rm x"}}).as_object().unwrap());
+    let asks = json!({"toolCall": {"toolCallId": "t", "title": "Clean up", "kind": null}});
+    let call = reply.complete(asks.clone())["toolCall"].clone();
+    assert_eq!(
+        call,
+        json!({"toolCallId": "t", "title": "Clean up", "kind": "execute", "rawInput": {"command": "rm x"}})
+    );
+    reply.remember(json!({"toolCallId": "t", "status": "completed"}).as_object().unwrap());
+    assert_eq!(reply.complete(asks.clone()), asks);
 }
 
 #[test]

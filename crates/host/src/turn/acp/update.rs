@@ -2,6 +2,8 @@
 //!
 //! Its words between two tool calls become one message. What is not known is shown as it came, by its own name.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use wharf_wire::host::turn::{Block, Said};
 
@@ -13,7 +15,13 @@ use crate::turn::Turn;
 pub struct Reply {
     text: String,
     blocks: Vec<Block>,
+    /// What was told of calls that go on: those who ask whether one may run need not say it again.
+    calls: BTreeMap<String, Map<String, Value>>,
 }
+
+/// Calls that are remembered at a time, and what of them.
+const CALLS: usize = 64;
+const TOLD: [&str; 4] = ["kind", "title", "rawInput", "locations"];
 
 impl Reply {
     /// Ends the message that is being said, when there is one.
@@ -24,6 +32,40 @@ impl Reply {
             return Ok(());
         }
         turn.say(Said::Message { content }).map_err(|_| too_much())
+    }
+
+    /// A request about a call, with what was told of the call before.
+    pub fn complete(&self, mut params: Value) -> Value {
+        let call = params.get_mut("toolCall").and_then(Value::as_object_mut);
+        if let Some(call) = call
+            && let Some(known) =
+                call.get("toolCallId").and_then(Value::as_str).and_then(|id| self.calls.get(id))
+        {
+            for (key, value) in known {
+                if call.get(key).is_none_or(Value::is_null) {
+                    call.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        params
+    }
+
+    /// Keeps what is told of a call until it is over.
+    pub fn remember(&mut self, update: &Map<String, Value>) {
+        let Some(id) = update.get("toolCallId").and_then(Value::as_str) else { return };
+        if is_over(update) {
+            self.calls.remove(id);
+            return;
+        }
+        if self.calls.len() >= CALLS && !self.calls.contains_key(id) {
+            self.calls.pop_first();
+        }
+        let known = self.calls.entry(id.to_owned()).or_default();
+        for key in TOLD {
+            if let Some(value) = update.get(key).filter(|value| !value.is_null()) {
+                known.insert(key.to_owned(), value.clone());
+            }
+        }
     }
 
     fn end_text(&mut self) {
@@ -37,6 +79,9 @@ impl Reply {
             return Err(Stop::protocol("a session/update without an update"));
         };
         let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
+        if matches!(kind, "tool_call" | "tool_call_update") {
+            self.remember(update);
+        }
         match kind {
             "agent_message_chunk" => self.chunk(turn, update.get("content")),
             "agent_thought_chunk" => {
