@@ -400,3 +400,6 @@ impl Drop for Line {
         self.log.put(entry);
     }
 }
+
+#[cfg(test)]
+mod tests;

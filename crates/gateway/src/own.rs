@@ -2,32 +2,27 @@
 //!
 //! `/` says what the session may reach, `/guard` what its guardrails say to a tool; everything below another first segment belongs to the provider of that name.
 
-use std::sync::Arc;
-
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use wharf_domain::Code;
 
 use crate::body::{Body, full};
-use crate::gateway::Gateway;
+use crate::door::Call;
 use crate::models;
 use crate::problem::problem;
 use crate::sessions::Session;
 
 /// Answers a request whose host is `gateway`.
-pub(crate) async fn serve(
-    gateway: &Gateway,
-    session: &Arc<Session>,
-    request: Request<Incoming>,
-) -> Response<Body> {
+pub(crate) async fn serve(call: Call, request: Request<Incoming>) -> Response<Body> {
+    let (gateway, session) = (&call.gateway, &call.session);
     let path = request.uri().path();
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
     if first.is_empty() {
         return about(session, request.method());
     }
     if first == "guard" {
-        return crate::guard::serve(gateway, session, request).await;
+        return crate::guard::serve(&call, request).await;
     }
     models::serve(gateway, session, &first, request).await
 }

@@ -25,10 +25,10 @@ fn bearer() -> Placement {
     Placement::header("authorization", "Bearer ".into()).unwrap()
 }
 
-type Inside = TokioIo<TlsStream<TokioIo<hyper::upgrade::Upgraded>>>;
+pub type Inside = TokioIo<TlsStream<TokioIo<hyper::upgrade::Upgraded>>>;
 
 /// TLS through a tunnel, by a client that trusts one authority.
-async fn secure(session: &Computer, target: &str, trusted: &str, alpn: &str) -> std::io::Result<Inside> {
+pub async fn secure(session: &Computer, target: &str, trusted: &str, alpn: &str) -> std::io::Result<Inside> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -90,6 +90,23 @@ async fn a_request_to_a_connections_host_carries_the_secret_and_others_do_not() 
     let opaque = secure(&session, &elsewhere, &authority().pem, "http/1.1").await.unwrap();
     assert_eq!(exchange(opaque, request(&elsewhere, "/v1/x")).await.text(), "other");
     assert_eq!(other.last().header("authorization"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_no_header_can_hold_is_the_reason_that_nothing_goes_out() {
+    let mut lab = Lab::new().await;
+    let api = Upstream::plain(|_| says("ok")).await;
+    let host = format!("api.example:{}", api.port);
+    lab.names.set("api.example", &[&["127.0.0.1"]]);
+    lab.secret("key", "sk-planted\ncredential").await;
+    lab.connect("api", rule(&host, &[], None), bearer(), "key").await;
+    let session = lab.session("s", open()).await;
+    let refused = session.get(&format!("http://{host}/")).await;
+    assert_eq!(refused.status, 502);
+    assert!(!refused.text().contains("planted"), "{}", refused.text());
+    assert!(api.seen().is_empty());
+    lab.stop().await;
+    assert_eq!(lab.lines(&session).await[0].reason.as_deref(), Some("credential"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
