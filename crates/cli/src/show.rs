@@ -189,11 +189,14 @@ impl Show for api::Approval {
             ApprovalState::Denied => Style::Bad,
             ApprovalState::Expired | ApprovalState::Cancelled => Style::Dim,
         };
+        // A line is never all of it; this says that not even `-o json` is.
+        let part = self.subject.get("truncated").is_some_and(|t| t == true);
+        let what = if part { format!("{} (shown in part)", self.summary) } else { self.summary.clone() };
         vec![
             Cell::new(self.id),
             Cell::styled(self.state.as_str(), style),
             Cell::new(&self.session_name),
-            Cell::new(&self.summary),
+            Cell::new(what),
             Cell::opt(self.reason.as_ref()),
             Cell::opt(self.decided_by.as_ref()),
             aged(self.requested_at, now),

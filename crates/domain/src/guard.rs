@@ -135,13 +135,13 @@ pub struct Match {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub hosts: Vec<Pattern>,
-    /// Only what has more bytes.
+    /// Only what has more bytes; in the phase egress together with hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_over_bytes: Option<u64>,
     /// Only what comes more often.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// Names or kinds of agents; `*` stands for anything.
+    /// Names or kinds of agents: of the one whose turn runs, or of all the session's when none does; `*` stands for anything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub agents: Vec<String>,

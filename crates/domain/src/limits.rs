@@ -61,8 +61,13 @@ pub const POLICIES: usize = 64;
 pub const POLICY_RULES: usize = 64;
 /// Approvals that one session may have waiting.
 pub const APPROVALS_PENDING: u32 = 32;
-/// Bytes of a question to the guardrails, and of an answer of a model that is held back until it is judged.
+/// Bytes of a question to the guardrails, of an answer of a model that is held back until it is judged, and of a request's body
+/// that is part of what a yes is for.
 pub const GUARD_BYTES: usize = 8 * 1024 * 1024;
+/// Questions to the guardrails that one session may have open at a time, and bytes of them; the same again for bodies of
+/// requests that wait for a yes.
+pub const GUARD_OPEN: usize = 64;
+pub const GUARD_OPEN_BYTES: usize = 16 * 1024 * 1024;
 /// How often the gateway may try a request to a model provider again.
 pub const MODEL_RETRIES: u8 = 10;
 /// Requests and connections to the ports of one session at a time, on one server.

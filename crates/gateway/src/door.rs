@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -17,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use wharf_chassis::Stop;
 use wharf_domain::egress::Target;
-use wharf_domain::{Code, JailId};
+use wharf_domain::{Code, JailId, limits};
 
 use crate::body::Body;
 use crate::forward::{self, Upstream};
@@ -32,6 +33,10 @@ use crate::{own, tunnel};
 /// Bytes of a request's head, and its headers.
 const HEAD: usize = 64 * 1024;
 const HEADERS: usize = 200;
+/// How long a connection may say nothing at first.
+const FIRST: Duration = Duration::from_secs(limits::HEAD_SECONDS);
+/// How long one that is too many has to ask, so that it can be told.
+const TURNED_AWAY: Duration = Duration::from_secs(2);
 
 /// One request or tunnel and whom it is from.
 #[derive(Clone)]
@@ -46,6 +51,8 @@ pub(crate) struct Call {
     pub client: Arc<Client>,
     /// The jail is gone: everything on its socket ends.
     pub closed: CancellationToken,
+    /// The client does not take what it asked for: its connection ends.
+    pub unread: CancellationToken,
     pub stop: Stop,
     /// Changes that had been heard of when its session was looked up.
     pub heard: u64,
@@ -118,24 +125,20 @@ impl Door {
     }
 
     async fn connection(self, stream: UnixStream) {
+        let slot = match self.meter.enter() {
+            Ok(slot) => Arc::new(slot),
+            Err(refusal) => return self.turn_away(stream, &refusal).await,
+        };
         // Upstream connections of one client connection are shared by nobody else.
         let upstream = Arc::new(Upstream::new(&self.gateway));
-        let slot = self.meter.enter().map(Arc::new);
         let client = Arc::new(Client::of(&stream));
         let watch = client.clone();
+        let (asked, unread) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let service = service_fn(|request| {
+            asked.store(true, Ordering::Relaxed);
             let (door, upstream, slot) = (self.clone(), upstream.clone(), slot.clone());
-            let client = client.clone();
-            async move {
-                Ok::<_, Infallible>(match slot {
-                    Ok(slot) => door.answer(&upstream, slot, client, request).await,
-                    Err(refusal) => {
-                        let mut response = refusal.response();
-                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                        response
-                    }
-                })
-            }
+            let (client, unread) = (client.clone(), unread.clone());
+            async move { Ok::<_, Infallible>(door.answer(&upstream, slot, client, unread, request).await) }
         });
         let serving = http1()
             .header_read_timeout(self.gateway.idle())
@@ -143,8 +146,17 @@ impl Door {
             .with_upgrades();
         let mut serving = std::pin::pin!(serving);
         let mut told = false;
+        let mut first = std::pin::pin!(tokio::time::sleep(FIRST.min(self.gateway.idle())));
+        let mut waits = true;
         loop {
             tokio::select! {
+                () = first.as_mut(), if waits => {
+                    waits = false;
+                    if !asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+                () = unread.cancelled() => return,
                 done = serving.as_mut() => {
                     if let Err(error) = done {
                         tracing::debug!(jail = %self.jail, %error, "a connection of a session ended early");
@@ -161,11 +173,27 @@ impl Door {
         }
     }
 
+    /// Says that it is one too many and closes, whatever the client does; where many are, without a word.
+    async fn turn_away(self, stream: UnixStream, refusal: &Refusal) {
+        let Some(_told) = self.meter.refuse() else { return };
+        let service = service_fn(|_: Request<Incoming>| async {
+            let mut response = refusal.response();
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok::<_, Infallible>(response)
+        });
+        let serving = http1().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            _ = tokio::time::timeout(TURNED_AWAY, serving) => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
     async fn answer(
         self,
         upstream: &Upstream,
         slot: Arc<Slot>,
         client: Arc<Client>,
+        unread: CancellationToken,
         request: Request<Incoming>,
     ) -> Response<Body> {
         let asked = match classify(request.method(), request.uri(), request.headers()) {
@@ -179,7 +207,7 @@ impl Door {
             Err(error) => return Refusal::from(error).response(),
         };
         let Self { gateway, jail, meter, closed, stop } = self;
-        let call = Call { gateway, jail, session, meter, slot, client, closed, stop, heard };
+        let call = Call { gateway, jail, session, meter, slot, client, closed, unread, stop, heard };
         match asked {
             Asked::Own => own::serve(call, request).await,
             Asked::OwnTunnel => tunnel::own(call, request),

@@ -4,6 +4,7 @@
 //! the client's to follow: its next request is judged like its first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
@@ -13,7 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use wharf_domain::egress::Target;
 
-use crate::body::{Body, Metered, Way, empty, stream};
+use crate::body::{Body, Metered, Resumed, Way, empty, stream};
 use crate::connections::Used;
 use crate::dial::Connector;
 use crate::door::Call;
@@ -22,6 +23,7 @@ use crate::guards::{self, Leaving};
 use crate::line::{Kind, Line};
 use crate::open::Watched;
 use crate::problem::Refusal;
+use crate::sized::Measured;
 use crate::target::authority;
 use crate::tunnel;
 
@@ -46,7 +48,7 @@ impl Upstream {
         let client = |upgrades| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(std::time::Duration::from_secs(30))
+                .pool_idle_timeout(Duration::from_secs(30))
                 .pool_max_idle_per_host(4)
                 .build(Connector::new(gateway.dialer.clone(), &gateway.tls, upgrades))
         };
@@ -105,24 +107,31 @@ async fn pass(
     mut request: Request<Incoming>,
     line: &Arc<Line>,
 ) -> Result<Response<Body>, Refusal> {
+    let limit = call.gateway.idle();
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
     call.session.room().map_err(Refusal::limit)?;
-    let (method, path) = (request.method().as_str(), request.uri().path());
     let leaving = Leaving::request(&scheme, target, &request);
-    let allowed = guards::egress(call, target, &leaving).await?;
-    let connections = &call.gateway.connections;
-    let connection = connections.covering(&call.session, target, method, path).await?;
-    let used = connection.clone().map(|live| Used { live, method: method.to_owned(), path: path.to_owned() });
-    let (jail, to) = (call.jail, target.clone());
-    line.watch(
-        call.heard,
-        Watched { jail, target: to, leaving: Some(leaving), allowed, opaque: false, used },
-    );
-
     let upgrade = upgrade_of(request.headers()).filter(|_| request.body().is_end_stream());
     let waiting = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
+    let mut body = Resumed::new(body);
+    let allowed = guards::egress_with(call, target, &leaving, &mut body).await?;
+    let call = &allowed.call;
+    let connections = &call.gateway.connections;
+    let (method, path) = (head.method.as_str(), head.uri.path());
+    let connection = connections.covering(&call.session, target, method, path).await?;
+    let used = connection.clone().map(|live| Used { live, method: method.to_owned(), path: path.to_owned() });
+    let watched = Watched {
+        jail: call.jail,
+        target: target.clone(),
+        leaving: Some(leaving),
+        allowed: allowed.ruling,
+        opaque: false,
+        used,
+    };
+    line.watch(call.heard, watched);
+
     strip(&mut head.headers);
     head.headers.remove(HOST);
     head.headers.remove(EXPECT);
@@ -142,18 +151,26 @@ async fn pass(
         }
         None => None,
     };
-    let body = if upgrade.is_some() {
-        empty()
-    } else {
-        stream(Metered::new(body, line.clone(), call.meter.clone(), Way::Sent))
+    let sent = |body| Metered::new(body, line.clone(), call.meter.clone(), Way::Sent);
+    let (body, cut) = match allowed.sizes {
+        _ if upgrade.is_some() => (empty(), None),
+        None => (stream(sent(stream(body))), None),
+        Some(sizes) => {
+            let measured = Measured::new(body, sizes, line.clone());
+            let why = measured.why();
+            (stream(sent(stream(measured))), Some(why))
+        }
     };
     let sent = upstream.send(Request::from_parts(head, body), upgrade.is_some());
-    let sent = tokio::time::timeout(call.gateway.idle(), sent);
     let mut response = tokio::select! {
-        sent = sent => sent.unwrap_or_else(|_| {
-            Err(Refusal::timeout(format!("{target} did not answer in time (gateway.idle_timeout_seconds)")))
+        sent = sent => sent.map_err(|refusal| {
+            // Where it was cut is said, and not what the upstream made of that.
+            cut.and_then(|why| why.get().cloned()).unwrap_or(refusal)
         })?,
         () = line.ends() => return Err(line.end()),
+        () = tunnel::idle(&line.traffic, limit) => return Err(Refusal::timeout(format!(
+            "nothing was heard of {target} for too long (gateway.idle_timeout_seconds)"
+        ))),
     };
     line.status(response.status());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -180,6 +197,7 @@ async fn pass(
         return Ok(Response::from_parts(head, empty()));
     }
     let body = Metered::new(body, line.clone(), call.meter.clone(), Way::Received);
+    let body = body.patient(limit, call.unread.clone());
     Ok(Response::from_parts(head, stream(body)))
 }
 

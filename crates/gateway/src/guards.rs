@@ -4,47 +4,61 @@
 //! that it is found again by whoever asks the same: after a restart, of this role or of the session's computer, it is not asked anew.
 //! Policies that cannot be read let nothing through.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
 use http::uri::Scheme;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use wharf_domain::egress::{Target, rule};
-use wharf_domain::guard::{APPROVAL_SECONDS, Action, ApprovalState, Phase, Rate};
+use wharf_domain::guard::{APPROVAL_SECONDS, Action, ApprovalState, Phase};
 use wharf_domain::rbac::Resource;
 use wharf_domain::ssh::{PORT, Service};
-use wharf_domain::{ApprovalId, Code, Error, Name, SessionId, SpaceId, Time, limits};
+use wharf_domain::{ApprovalId, Code, Error, SessionId, SpaceId, limits};
 use wharf_guard::{Ask, Guard, Judged, Ruling};
 use wharf_ports::{Topic, Wake};
 use wharf_store::{Approval, Asked, NewApproval, System};
 
+use crate::asking::{self, Asking, Questions, Rates};
+use crate::body::Resumed;
 use crate::door::Call;
 use crate::gateway::Gateway;
 use crate::kept::Kept;
 use crate::problem::{Decision, Refusal};
 use crate::sessions::Session;
+use crate::sized::Sizes;
 use crate::target::authority;
 
 const FRESH: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
-/// Rates that are counted at a time, and redactions that were noted: beyond it both begin anew.
+/// Redactions that were noted: beyond it they are noted anew.
 const COUNTED: usize = 10_000;
 /// Net for a wake-up that was lost while somebody waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Outside of turns an answer to the same question holds so long.
 const ANSWER_HOLDS_MS: i64 = 3_600_000;
 
+/// Characters of a URL and of a body that those are shown who decide.
+const URL_SHOWN: usize = 2000;
+const BODY_SHOWN: usize = 2000;
+
 /// A space's policies; `Err` names the one that cannot be read.
-type Live = Arc<Result<Guard, String>>;
+pub(crate) type Live = Arc<Result<Guard, String>>;
 
 pub(crate) struct Guards {
     system: System,
     kept: Kept<SpaceId, Live>,
-    rates: Mutex<HashMap<(SessionId, Name, usize), VecDeque<Time>>>,
+    pub rates: Rates,
+    /// What agents ask, and bodies of requests that wait for a yes.
+    pub questions: Questions,
+    pub bodies: Questions,
+    large: Arc<Semaphore>,
     noted: Mutex<HashSet<u64>>,
     hasher: RandomState,
 }
@@ -52,7 +66,16 @@ pub(crate) struct Guards {
 impl Guards {
     pub fn new(system: System) -> Self {
         let kept = Kept::of(system.store(), FRESH, MOST);
-        Self { system, kept, rates: Mutex::default(), noted: Mutex::default(), hasher: RandomState::new() }
+        Self {
+            system,
+            kept,
+            rates: Rates::default(),
+            questions: Questions::default(),
+            bodies: Questions::default(),
+            large: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
+            noted: Mutex::default(),
+            hasher: RandomState::new(),
+        }
     }
 
     pub fn hear(&self, wake: Wake) {
@@ -105,26 +128,52 @@ impl Guards {
         Ok(judged.ruling.is_none_or(|now| now.action == Action::Approve && allowed == Some(&now)))
     }
 
-    /// Asks the rules. What was taken out is noted, once for the same text.
-    pub async fn judge<'q>(
+    /// The policies, where they can be read.
+    async fn readable(&self, session: &Session) -> Result<Live, Error> {
+        let live = self.of(session).await?;
+        if let Err(why) = live.as_ref() {
+            let detail = format!("the space's policies cannot be read, so nothing goes through: {why}");
+            return Err(Error::new(Code::Forbidden, detail));
+        }
+        Ok(live)
+    }
+
+    /// Asks the rules. What was taken out is noted, once for the same text. Rates are counted only where it is asked first.
+    async fn judge<'q>(
         &self,
         session: &Session,
+        counts: bool,
         ask: impl FnOnce() -> Ask<'q> + Send,
         summary: &str,
     ) -> Result<Judged, Error> {
-        let live = self.of(session).await?;
+        let live = self.readable(session).await?;
+        let now = self.system.store().now();
         let judged = match live.as_ref() {
-            Ok(guard) => {
-                let now = self.system.store().now();
-                guard.judge(ask(), &mut |policy, rule, rate| {
-                    self.over(session.session, policy, rule, rate, now)
-                })
-            }
-            Err(why) => {
-                let detail = format!("the space's policies cannot be read, so nothing goes through: {why}");
-                return Err(Error::new(Code::Forbidden, detail));
-            }
+            Ok(guard) => guard.judge(ask(), &mut |policy, rule, rate| {
+                self.rates.over(session.session, (policy, rule), rate, now, counts)
+            }),
+            Err(_) => Judged::default(),
         };
+        self.note_redacted(session, &judged, summary).await?;
+        Ok(judged)
+    }
+
+    /// The same for what may be large: judged beside the runtime. `line` says in a line what was asked, as it may be written down.
+    pub async fn judge_apart(
+        &self,
+        session: &Session,
+        asking: Asking,
+        line: impl FnOnce(&Asking, &Judged) -> String + Send + 'static,
+    ) -> Result<(Judged, Asking, String), Error> {
+        let live = self.readable(session).await?;
+        let (rates, now, id) = (self.rates.clone(), self.system.store().now(), session.session);
+        let over = move |policy: &_, rule, rate| rates.over(id, (policy, rule), rate, now, true);
+        let (judged, asking, summary) = asking::judge(live, &self.large, asking, over, line).await?;
+        self.note_redacted(session, &judged, &summary).await?;
+        Ok((judged, asking, summary))
+    }
+
+    async fn note_redacted(&self, session: &Session, judged: &Judged, summary: &str) -> Result<(), Error> {
         for ruling in &judged.redacted {
             let what = self.hasher.hash_one((session.session, &ruling.policy, ruling.rule, &judged.texts));
             let new = {
@@ -138,28 +187,7 @@ impl Guards {
                 self.note(session, "redact", ruling, summary).await?;
             }
         }
-        Ok(judged)
-    }
-
-    fn over(&self, session: SessionId, policy: &Name, rule: usize, rate: Rate, now: Time) -> bool {
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if rates.len() >= COUNTED {
-            rates.clear();
-        }
-        let seen = rates.entry((session, policy.clone(), rule)).or_default();
-        let window = Duration::from_secs(rate.per_seconds.into());
-        while seen.front().is_some_and(|at| now.since(*at) >= window) {
-            seen.pop_front();
-        }
-        seen.push_back(now);
-        if seen.len() > rate.count as usize {
-            // More than these need not be remembered.
-            while seen.len() > rate.count as usize + 1 {
-                seen.pop_front();
-            }
-            return true;
-        }
-        false
+        Ok(())
     }
 
     /// Into the audit log.
@@ -280,24 +308,27 @@ pub(crate) fn refusal_of(approval: Option<&Approval>) -> Option<String> {
 }
 
 /// What leaves a session, as far as it is known.
+#[derive(Clone)]
 pub(crate) struct Leaving {
     /// Method and URL of a request that is read.
     url: Option<(String, String)>,
     path: Option<String>,
     bytes: Option<u64>,
+    /// Of a body whose length was not said: what has come of it.
+    pub so_far: Arc<AtomicU64>,
 }
 
 impl Leaving {
     /// Nothing but the host.
     pub fn tunnel() -> Self {
-        Self { url: None, path: None, bytes: None }
+        Self { url: None, path: None, bytes: None, so_far: Arc::default() }
     }
 
     /// A repository at an ssh server: what git asks there stands for the method.
     pub fn git(target: &Target, service: Service, path: &str) -> Self {
         let path = format!("/{}", path.trim_start_matches('/'));
         let url = format!("ssh://{}{path}", authority(target, PORT));
-        Self { url: Some((service.as_str().to_owned(), url)), path: Some(path), bytes: None }
+        Self { url: Some((service.as_str().to_owned(), url)), path: Some(path), bytes: None, so_far: Arc::default() }
     }
 
     pub fn request<B: hyper::body::Body>(scheme: &Scheme, target: &Target, request: &Request<B>) -> Self {
@@ -307,67 +338,139 @@ impl Leaving {
         let path = request.uri().path();
         let path = rule::normal(path).unwrap_or_else(|| path.to_owned());
         let bytes = request.body().size_hint().exact();
-        Self { url: Some((request.method().as_str().to_owned(), url)), path: Some(path), bytes }
+        let url = Some((request.method().as_str().to_owned(), url));
+        Self { url, path: Some(path), bytes, so_far: Arc::default() }
     }
 
-    fn text(&self, target: &Target) -> String {
+    /// Whether only its end tells how much it is.
+    fn is_open_ended(&self) -> bool {
+        self.url.is_some() && self.bytes.is_none()
+    }
+
+    pub fn text(&self, target: &Target) -> String {
         self.url
             .as_ref()
             .map_or_else(|| format!("CONNECT {target}"), |(method, url)| format!("{method} {url}"))
     }
 
-    fn ask<'a>(&'a self, session: &'a Session, target: &'a Target, text: &str) -> Ask<'a> {
+    pub fn ask<'a>(&'a self, session: &'a Session, target: &'a Target, text: &str) -> Ask<'a> {
         let texts = self.url.iter().map(|_| text.to_owned()).collect();
         let mut ask = Ask::new(Phase::Egress, texts);
         ask.agents = session.agents.iter().map(String::as_str).collect();
         ask.target = Some(target);
         ask.url_path = self.path.as_deref();
-        ask.bytes = Some(self.bytes.unwrap_or(0));
+        ask.bytes = Some(self.bytes.unwrap_or_else(|| self.so_far.load(Ordering::Relaxed)));
         ask
     }
 }
 
-/// Judges what is about to leave; waits for a yes where one is needed, and answers which rule wanted it.
-pub(crate) async fn egress(
+/// What may leave, and how.
+pub(crate) struct Allowed {
+    /// By what is known of its session now: somebody's yes may have taken days.
+    pub call: Call,
+    /// The rule that wanted the yes, and got it.
+    pub ruling: Option<Ruling>,
+    /// Where its length is not known and a rule asks for it: what its body is measured by.
+    pub sizes: Option<Sizes>,
+}
+
+/// Judges what is about to leave and has no body; waits for a yes where one is needed.
+pub(crate) async fn egress(call: &Call, target: &Target, leaving: &Leaving) -> Result<Allowed, Refusal> {
+    egress_with(call, target, leaving, &mut Resumed::none()).await
+}
+
+/// The same with a body, which is read as far as it may be where somebody has to decide: a yes is for that body.
+pub(crate) async fn egress_with(
     call: &Call,
     target: &Target,
     leaving: &Leaving,
-) -> Result<Option<Ruling>, Refusal> {
-    let (gateway, session) = (&call.gateway, &call.session);
-    let guards = &gateway.guards;
-    if !guards.concern(session, Phase::Egress).await? {
-        return Ok(None);
-    }
+    body: &mut Resumed<Incoming>,
+) -> Result<Allowed, Refusal> {
+    let (mut call, mut yes, mut counts) = (call.clone(), None, true);
     let text = leaving.text(target);
-    let judged =
-        guards.judge(session, || leaving.ask(session, target, &text), &text).await.map_err(denied)?;
-    let Some(ruling) = judged.ruling else { return Ok(None) };
-    if ruling.action != Action::Approve {
-        guards.note(session, "deny", &ruling, &text).await?;
-        return Err(Refusal::denied("guardrail", ruling.words()));
+    // Once more after every yes: what was allowed then may not be what is allowed now.
+    loop {
+        let (gateway, session) = (&call.gateway, &call.session);
+        let guards = &gateway.guards;
+        if !guards.concern(session, Phase::Egress).await? {
+            return Ok(Allowed { call, ruling: yes, sizes: None });
+        }
+        let ask = || leaving.ask(session, target, &text);
+        let judged = guards.judge(session, counts, ask, &text).await.map_err(denied)?;
+        counts = false;
+        let Some(ruling) = judged.ruling.filter(|now| yes.as_ref() != Some(now)) else {
+            let open_ended = leaving.is_open_ended() && !body.is_over();
+            let live = guards.of(session).await?;
+            let sizes = open_ended.then(|| Sizes::new(&call, live, target, leaving, yes.clone())).flatten();
+            return Ok(Allowed { call, ruling: yes, sizes });
+        };
+        if ruling.action != Action::Approve {
+            guards.note(session, "deny", &ruling, &text).await?;
+            return Err(Refusal::denied("guardrail", ruling.words()));
+        }
+        if !body.is_read() {
+            body.read(guards.bodies.enter(session.session).ok()).await?;
+            if body.is_over() {
+                leaving.so_far.store(body.bytes() as u64, Ordering::Relaxed);
+            }
+            // Now that it is known how much it is.
+            continue;
+        }
+        let question = asks(&call, target, leaving, &text, &ruling, body);
+        let approval = guards.ask(session, &ruling, question).await?;
+        let approval = decided(gateway, session.session, approval.id, None).await?;
+        if let Some(why) = refusal_of(approval.as_ref()) {
+            return Err(Refusal::denied("guardrail", why));
+        }
+        yes = Some(ruling);
+        call = call.anew().await?;
+        call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
+        call.session.room().map_err(Refusal::limit)?;
     }
+}
+
+/// What somebody is asked about a request, and what the answer is for: its method, URL and body.
+fn asks(
+    call: &Call,
+    target: &Target,
+    leaving: &Leaving,
+    text: &str,
+    ruling: &Ruling,
+    body: &Resumed<Incoming>,
+) -> Question {
     // In a turn a question is asked once; outside of one, once in a while.
-    let when = session.turn.map_or_else(
-        || format!("at {}", gateway.system.store().now().millis() / ANSWER_HOLDS_MS),
+    let when = call.session.turn.map_or_else(
+        || format!("at {}", call.gateway.system.store().now().millis() / ANSWER_HOLDS_MS),
         |turn| turn.to_string(),
     );
     let rule = ruling.rule.to_string();
-    let key = NewApproval::key_of(
-        &format!("egress:{when}"),
-        [ruling.policy.as_str(), rule.as_str(), text.as_str()],
-    );
+    // A body that is not all here is like no other.
+    let once = if body.is_over() { String::new() } else { ApprovalId::new().to_string() };
+    let head = [ruling.policy.as_str(), rule.as_str(), text, once.as_str()].map(str::as_bytes);
+    let whole = body.so_far();
+    let key = NewApproval::key_of(&format!("egress:{when}"), head.into_iter().chain([&whole[..]]));
     let mut subject = json!({"host": target.host.to_string(), "port": target.port});
+    let mut truncated = false;
     if let Some((method, url)) = &leaving.url {
-        subject["method"] = json!(method);
-        subject["url"] = json!(short(url, 2000));
+        subject["method"] = json!(short(method, 32));
+        subject["url"] = json!(short(url, URL_SHOWN));
+        truncated = url.chars().nth(URL_SHOWN).is_some();
     }
-    let question = Question { key, phase: Phase::Egress, tool: None, summary: text, subject };
-    let approval = guards.ask(session, &ruling, question).await?;
-    let approval = decided(gateway, session.session, approval.id, None).await?;
-    match refusal_of(approval.as_ref()) {
-        None => Ok(Some(ruling)),
-        Some(why) => Err(Refusal::denied("guardrail", why)),
+    if !whole.is_empty() || !body.is_over() {
+        let length = if body.is_over() { Some(whole.len() as u64) } else { leaving.bytes };
+        subject["body"] = json!({"bytes": length});
+        if let Ok(said) = std::str::from_utf8(&whole) {
+            subject["body"]["text"] = json!(short(said, BODY_SHOWN));
+            truncated |= said.chars().nth(BODY_SHOWN).is_some();
+        } else {
+            truncated = true;
+        }
+        truncated |= !body.is_over();
     }
+    if truncated {
+        subject["truncated"] = json!(true);
+    }
+    Question { key, phase: Phase::Egress, tool: None, summary: text.to_owned(), subject }
 }
 
 /// Policies that cannot be read are a refusal like any other.

@@ -96,6 +96,7 @@ pub(crate) async fn serve(call: Call, target: Target, client: Upgraded, line: Ar
         () = call.client.gone() => Ok(()),
         // Its reason stands on it already.
         () = line.ends() => Ok(()),
+        () = call.unread.cancelled() => Ok(()),
     };
     if let Err(refusal) = ended {
         line.refused(&refusal);

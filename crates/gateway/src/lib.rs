@@ -7,6 +7,7 @@
 //! Refuses addresses that are not of the internet whatever a policy says (only the installation's own settings let some
 //! through), never follows a redirect by itself, and never lets a credential out to another host than its connection's.
 
+mod asking;
 mod body;
 mod connections;
 pub mod dial;
@@ -26,6 +27,7 @@ mod open;
 mod own;
 mod problem;
 mod sessions;
+mod sized;
 mod ssh;
 pub mod target;
 mod tunnel;

@@ -405,3 +405,6 @@ impl Drop for Line {
         self.log.put(entry);
     }
 }
+
+#[cfg(test)]
+mod tests;

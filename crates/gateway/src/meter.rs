@@ -13,6 +13,8 @@ use crate::problem::Refusal;
 
 /// The longest a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections beyond the most that are told so at a time; others are closed without a word.
+const TOLD: u32 = 8;
 
 /// Tokens that come back with time. Taking more than there are is a debt, and a debt is time to wait.
 struct Bucket {
@@ -46,6 +48,10 @@ pub(crate) struct Meter {
     most: u32,
     per_second: u32,
     calls: Bucket,
+    /// Of its own, so that a flood of connections keeps no agent from asking.
+    questions: Bucket,
+    /// Connections that are told that they are too many.
+    refused: AtomicU32,
     bytes: Option<Bucket>,
 }
 
@@ -58,6 +64,15 @@ impl Drop for Slot {
     }
 }
 
+/// A connection that is one too many, while it is told so.
+pub(crate) struct Refused(Arc<Meter>);
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        self.0.refused.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Meter {
     pub fn new(settings: &settings::Gateway) -> Self {
         let rate = f64::from(settings.connections_per_second.max(1));
@@ -67,6 +82,8 @@ impl Meter {
             most: settings.max_connections,
             per_second: settings.connections_per_second,
             calls: Bucket::new(rate, rate * 2.0),
+            questions: Bucket::new(rate, rate * 2.0),
+            refused: AtomicU32::new(0),
             bytes: (settings.bytes_per_second > 0).then(|| Bucket::new(bytes, bytes)),
         }
     }
@@ -84,16 +101,31 @@ impl Meter {
         )))
     }
 
+    /// Whether one that is too many may be told so.
+    pub fn refuse(self: &Arc<Self>) -> Option<Refused> {
+        let before = self.refused.fetch_add(1, Ordering::SeqCst);
+        Some(Refused(self.clone())).filter(|_| before < TOLD)
+    }
+
     /// Waits for the turn of one more tunnel or request.
     pub async fn pace(&self) -> Result<(), Refusal> {
-        match self.calls.take(1.0, PATIENCE) {
+        self.turn(&self.calls, "opens more than", "connections").await
+    }
+
+    /// Waits for the turn of one more question to the guardrails.
+    pub async fn question(&self) -> Result<(), Refusal> {
+        self.turn(&self.questions, "asks the guardrails more than", "times").await
+    }
+
+    async fn turn(&self, of: &Bucket, does: &str, what: &str) -> Result<(), Refusal> {
+        match of.take(1.0, PATIENCE) {
             Ok(wait) if wait.is_zero() => Ok(()),
             Ok(wait) => {
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
             Err(_) => Err(Refusal::limit(format!(
-                "the session opens more than {} connections a second (gateway.connections_per_second); slow down",
+                "the session {does} {} {what} a second (gateway.connections_per_second); slow down",
                 self.per_second
             ))),
         }

@@ -23,7 +23,7 @@ pub(crate) async fn serve(call: Call, request: Request<Incoming>) -> Response<Bo
         return about(session, request.method());
     }
     if first == "guard" {
-        return crate::guard::serve(gateway, session, request).await;
+        return crate::guard::serve(&call, request).await;
     }
     if path == wharf_wire::ssh::PATH {
         return ssh::open(call, request).await;

@@ -18,10 +18,11 @@ use wharf_store::LiveConnection;
 use wharf_wire::ssh::{Ask, HEADER, PROTOCOL};
 
 use crate::body::{Body, empty};
-use crate::connections::Found;
+use crate::connections::{Found, Used};
 use crate::door::Call;
 use crate::guards::{self, Leaving};
 use crate::line::{Kind, Line};
+use crate::open::Watched;
 use crate::problem::Refusal;
 use crate::tunnel;
 use login::Login;
@@ -45,7 +46,7 @@ pub(crate) async fn open(call: Call, mut request: Request<Incoming>) -> Response
     let tasks = call.gateway.tasks.clone();
     tasks.spawn(async move {
         if let Ok(client) = upgrade.await {
-            tunnel::carry(&call, &target, &line, pieces::carry(client, login, &call.meter)).await;
+            tunnel::carry(&call, &line, pieces::carry(client, login, &call.meter)).await;
         }
     });
     let mut response = Response::new(empty());
@@ -69,10 +70,27 @@ async fn begin(call: &Call, ask: &Ask, target: &Target, line: &Arc<Line>) -> Res
     call.meter.pace().await?;
     call.session.policy.judge(target).map_err(|why| Refusal::denied("policy", why))?;
     call.session.room().map_err(Refusal::limit)?;
+    // Before anybody is asked for a yes.
+    connection(call, ask, target).await?;
+    let leaving = Leaving::git(target, ask.service, &ask.path);
+    let allowed = guards::egress(call, target, &leaving).await?;
+    let call = &allowed.call;
     let live = connection(call, ask, target).await?;
-    guards::egress(call, target, &Leaving::git(target, ask.service, &ask.path)).await?;
     let stream = call.gateway.dialer.connect(target).await?;
-    login::enter(call, ask, target, &live, stream, line).await
+    let login = login::enter(call, ask, target, &live, stream, line).await?;
+    let used = Used { live, method: ask.service.as_str().to_owned(), path: ask.path.clone() };
+    line.watch(
+        call.heard,
+        Watched {
+            jail: call.jail,
+            target: target.clone(),
+            leaving: Some(leaving),
+            allowed: allowed.ruling,
+            opaque: false,
+            used: Some(used),
+        },
+    );
+    Ok(login)
 }
 
 /// The connection whose key is used; what to make or change where none is.
@@ -80,7 +98,7 @@ async fn connection(call: &Call, ask: &Ask, target: &Target) -> Result<Arc<LiveC
     let refuse = |detail: String| Err(Refusal::denied("connection", detail));
     let space = &call.session.space_name;
     let host = if target.port == PORT { target.host.to_string() } else { target.to_string() };
-    let found = call.gateway.connections.ssh(call.session.space, target, &ask.path).await?;
+    let found = call.gateway.connections.ssh(&call.session, target, &ask.path).await?;
     let live = match found {
         Found::Covers(live) => live,
         Found::OtherPaths(names) => {

@@ -79,9 +79,11 @@ async fn begin(call: &Call, target: &Target, line: &Line) -> Result<Option<TcpSt
     }
     let leaving = Leaving::tunnel();
     let allowed = guards::egress(call, target, &leaving).await?;
+    let (call, ruling) = (allowed.call, allowed.ruling);
     let upstream = call.gateway.dialer.connect(target).await?;
-    let leaving = Some(leaving);
-    line.watch(call.heard, Watched { jail, target: to, leaving, allowed, opaque: true, used: None });
+    let watched =
+        Watched { jail, target: to, leaving: Some(leaving), allowed: ruling, opaque: true, used: None };
+    line.watch(call.heard, watched);
     Ok(Some(upstream))
 }
 
@@ -148,7 +150,7 @@ pub(crate) async fn carry(call: &Call, line: &Line, flow: impl Future<Output = i
 }
 
 /// Returns when nothing has moved for the time given.
-async fn idle(traffic: &Traffic, limit: Duration) {
+pub(crate) async fn idle(traffic: &Traffic, limit: Duration) {
     let (mut seen, mut since) = (traffic.total(), Instant::now());
     loop {
         tokio::time::sleep_until(since + limit).await;

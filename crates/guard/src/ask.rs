@@ -78,6 +78,10 @@ impl<'a> Ask<'a> {
         &self.texts
     }
 
+    pub(crate) fn into_texts(self) -> Vec<String> {
+        self.texts
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.bytes.unwrap_or_else(|| self.texts.iter().map(|t| t.len() as u64).sum())
     }

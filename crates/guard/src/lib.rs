@@ -60,6 +60,16 @@ pub struct Judged {
     pub ruling: Option<Ruling>,
     /// The texts the ruling is about, by their places.
     pub about: Vec<usize>,
+    /// The texts as they may be written down: without what any rule takes out, whichever decided before it was asked.
+    pub written: Vec<String>,
+}
+
+/// A rule that waits for a size, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sized {
+    pub over_bytes: u64,
+    pub policy: Name,
+    pub rule: usize,
 }
 
 impl Guard {
@@ -92,8 +102,13 @@ impl Guard {
     /// Asks the rules in order.
     pub fn judge(&self, mut ask: Ask<'_>, over: Over<'_>) -> Judged {
         let mut judged = Judged::default();
+        let mut decided = false;
         for (policy, n, rule) in self.rules(ask.phase) {
-            if !rule.matches(&ask) {
+            if (decided && rule.action != Action::Redact) || !rule.matches(&ask) {
+                continue;
+            }
+            if decided {
+                ask.redact(|text| rule.redact(text, REDACTED));
                 continue;
             }
             if let Some(rate) = rule.rate
@@ -109,7 +124,7 @@ impl Guard {
                 timeout_seconds: rule.timeout_seconds,
             };
             match rule.action {
-                Action::Allow => break,
+                Action::Allow => decided = true,
                 Action::Redact => {
                     if ask.redact(|text| rule.redact(text, REDACTED)) {
                         judged.redacted.push(ruling());
@@ -119,11 +134,21 @@ impl Guard {
                 Action::Deny | Action::Approve => {
                     judged.ruling = Some(ruling());
                     judged.about = rule.about(ask.texts());
-                    break;
+                    decided = true;
                 }
             }
         }
+        judged.written = ask.into_texts();
         judged
+    }
+
+    /// Rules that would match but for the size: of what comes without saying how much it is.
+    pub fn sized(&self, ask: &Ask<'_>) -> Vec<Sized> {
+        let mine = self.rules(ask.phase).filter_map(|(policy, rule, compiled)| {
+            let over_bytes = compiled.size_over_bytes.filter(|_| compiled.matches_at_any_size(ask))?;
+            Some(Sized { over_bytes, policy: policy.clone(), rule })
+        });
+        mine.collect()
     }
 }
 
@@ -135,5 +160,6 @@ fn compile(rules: &[Rule]) -> Result<Vec<rule::Compiled>, Error> {
 /// Refuses rules that could not do what they say.
 pub fn check(rules: &[Rule]) -> Result<(), Error> {
     rule::check_count(rules.len())?;
+    rules.iter().enumerate().try_for_each(|(n, rule)| rule::check_size(n, rule))?;
     compile(rules).map(drop)
 }

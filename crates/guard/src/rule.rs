@@ -28,7 +28,7 @@ pub(crate) struct Compiled {
     argv: Option<Argv>,
     paths: Vec<paths::Pattern>,
     hosts: Vec<Pattern>,
-    size_over_bytes: Option<u64>,
+    pub size_over_bytes: Option<u64>,
     agents: Vec<String>,
 }
 
@@ -42,6 +42,17 @@ pub(crate) fn check_count(rules: usize) -> Result<(), Error> {
             "rules",
             format!("a policy has up to {most} rules (POLICY_RULES); make another one"),
         ));
+    }
+    Ok(())
+}
+
+/// Only when a policy is made: one from before is still read, and holds for what the gateway reads anyway.
+pub(crate) fn check_size(n: usize, rule: &Rule) -> Result<(), Error> {
+    let m = &rule.matches;
+    if rule.phase == Phase::Egress && m.size_over_bytes.is_some() && m.hosts.is_empty() {
+        let detail = "a rule about the size of requests names the hosts it is for: their TLS ends at the gateway, \
+                      which cannot count what is in other tunnels";
+        return Err(refuse(&format!("rules.{n}.match.hosts"), detail));
     }
     Ok(())
 }
@@ -148,6 +159,11 @@ impl Compiled {
 
     /// Everything but the rate.
     pub fn matches(&self, ask: &Ask<'_>) -> bool {
+        self.size_over_bytes.is_none_or(|most| ask.size() > most) && self.matches_at_any_size(ask)
+    }
+
+    /// Everything but the rate and the size.
+    pub fn matches_at_any_size(&self, ask: &Ask<'_>) -> bool {
         let any = |list: &[String], name: &str| list.is_empty() || list.iter().any(|p| glob::fits(p, name));
         if !self.agents.is_empty() && !ask.agents.iter().any(|a| any(&self.agents, a)) {
             return false;
@@ -158,9 +174,6 @@ impl Compiled {
         if !self.hosts.is_empty()
             && !ask.target.is_some_and(|t| self.hosts.iter().any(|h| h.matches_any_port(t)))
         {
-            return false;
-        }
-        if self.size_over_bytes.is_some_and(|most| ask.size() <= most) {
             return false;
         }
         if let Some(regex) = &self.regex
@@ -183,11 +196,11 @@ impl Compiled {
         self.paths.is_empty() || ask.paths().iter().any(reaches)
     }
 
-    /// Which of the texts it is about; the last, where it looks at none in particular.
+    /// Which of the texts it is about; all, where it looks at none in particular.
     pub fn about(&self, texts: &[String]) -> Vec<usize> {
         match &self.regex {
             Some(regex) => (0..texts.len()).filter(|n| regex.is_match(&texts[*n])).collect(),
-            None => texts.len().checked_sub(1).into_iter().collect(),
+            None => (0..texts.len()).collect(),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use wharf_domain::model::Protocol;
 use wharf_domain::{Code, Error};
 
+use super::call::Kind;
 use crate::body::{Body, full};
 use crate::problem::{Decision, Refusal};
 
@@ -74,15 +75,36 @@ impl Fault {
         }
     }
 
-    pub fn response(&self, dialect: Dialect) -> Response<Body> {
-        let body = match dialect {
+    fn body(&self, dialect: Dialect) -> Value {
+        match dialect {
             Dialect::Anthropic => {
                 json!({"type": "error", "error": {"type": self.anthropic(), "message": self.message}})
             }
             Dialect::Openai => json!({"error": {
                 "message": self.message, "type": self.openai(), "param": null, "code": self.code,
             }}),
-        };
+        }
+    }
+
+    /// The same where a stream has begun already.
+    pub fn event(&self, kind: Kind) -> String {
+        match kind {
+            Kind::Messages => format!("event: error\ndata: {}\n\n", self.body(Dialect::Anthropic)),
+            Kind::Responses => {
+                let mut body = self.body(Dialect::Openai);
+                body["type"] = json!("error");
+                body["code"] = json!(self.code);
+                body["message"] = json!(self.message);
+                body["param"] = Value::Null;
+                body["sequence_number"] = json!(0);
+                format!("event: error\ndata: {body}\n\n")
+            }
+            _ => format!("data: {}\n\n", self.body(Dialect::Openai)),
+        }
+    }
+
+    pub fn response(&self, dialect: Dialect) -> Response<Body> {
+        let body = self.body(dialect);
         let mut response = Response::new(full(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

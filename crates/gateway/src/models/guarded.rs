@@ -3,27 +3,39 @@
 //! Only what users and tools say is judged on its way in, not what the model itself said before. An answer is held back until all of
 //! it is there, in spaces that have a rule for answers and in no others.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Response, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use serde_json::{Value, json};
 use wharf_domain::guard::{Action, ApprovalState, Phase};
 use wharf_domain::{Code, Error, limits};
-use wharf_guard::{Ask, Judged};
+use wharf_guard::Judged;
 use wharf_store::NewApproval;
 
+use super::answer::Answer;
 use super::call::{Call, Kind};
 use super::fault::Fault;
-use crate::body::{Body, full};
+use crate::asking::Asking;
+use crate::body::{Body, full, stream as body_of};
 use crate::gateway::Gateway;
 use crate::guards::{Question, decided, refusal_of, short};
 use crate::sessions::Session;
 
 /// How long a request is held for somebody's yes before its client is told to come again.
 const HELD: Duration = Duration::from_secs(240);
+/// How long the head of a stream waits for its judgement, so that a refusal has its own status.
+const SOON: Duration = Duration::from_secs(5);
+/// Between two signs of life: clients give up after minutes of silence.
+const AGAIN: Duration = Duration::from_secs(15);
+/// Texts, and characters of each, that those are shown who decide.
+const TEXTS: usize = 8;
+const CHARS: usize = 1000;
 
 fn refused(why: impl Into<String>) -> Fault {
     Fault { retry: Some(false), ..Fault::new(StatusCode::FORBIDDEN, "guardrail", why) }
@@ -34,6 +46,7 @@ fn fault(error: Error) -> Fault {
     if error.code == Code::Forbidden { refused(error.public) } else { error.into() }
 }
 
+/// What the rules say, and the texts as they were.
 async fn judge(
     gateway: &Gateway,
     session: &Session,
@@ -41,14 +54,11 @@ async fn judge(
     texts: Vec<String>,
     bytes: usize,
     summary: &str,
-) -> Result<Judged, Fault> {
-    let ask = || {
-        let mut ask = Ask::new(phase, texts);
-        ask.agents = session.agents.iter().map(String::as_str).collect();
-        ask.bytes = Some(bytes as u64);
-        ask
-    };
-    gateway.guards.judge(session, ask, summary).await.map_err(fault)
+) -> Result<(Judged, Vec<String>), Fault> {
+    let asking = Asking::texts(phase, session, texts, Some(bytes as u64));
+    let line = summary.to_owned();
+    let judged = gateway.guards.judge_apart(session, asking, move |_, _| line).await.map_err(fault)?;
+    Ok((judged.0, judged.1.into_texts()))
 }
 
 /// The request as it may go out.
@@ -62,19 +72,20 @@ pub(super) async fn input(gateway: &Gateway, session: &Session, call: Call) -> R
     let Ok(mut value) = serde_json::from_slice::<Value>(&call.body) else {
         // An upload, say: judged as the text it may be, and never changed.
         let text = String::from_utf8_lossy(&call.body).into_owned();
-        let judged = judge(gateway, session, Phase::Input, vec![text.clone()], text.len(), &summary).await?;
+        let bytes = text.len();
+        let (judged, texts) = judge(gateway, session, Phase::Input, vec![text], bytes, &summary).await?;
         if judged.texts.is_some() {
             return Err(refused(
                 "the guardrails take something out of this request, and its body is no JSON",
             ));
         }
-        settle(gateway, session, &judged, &[text], &summary).await?;
+        settle(gateway, session, &judged, &texts, &summary).await?;
         return Ok(call);
     };
     let mut texts = Vec::new();
     said(call.kind, &mut value, &mut |text| texts.push(text.clone()));
     let bytes = texts.iter().map(String::len).sum();
-    let judged = judge(gateway, session, Phase::Input, texts.clone(), bytes, &summary).await?;
+    let (judged, texts) = judge(gateway, session, Phase::Input, texts, bytes, &summary).await?;
     settle(gateway, session, &judged, judged.texts.as_ref().unwrap_or(&texts), &summary).await?;
     let Some(new) = judged.texts else { return Ok(call) };
     let mut new = new.into_iter();
@@ -108,12 +119,20 @@ async fn settle(
         ruling.policy,
         ruling.rule
     );
+    // The last ones are what is new; the yes is for all that the rule is about, and for this model.
+    let mut subject = json!({
+        "texts": about.iter().skip(about.len().saturating_sub(TEXTS)).map(|t| short(t, CHARS)).collect::<Vec<_>>(),
+    });
+    if about.len() > TEXTS || about.iter().any(|t| t.chars().nth(CHARS).is_some()) {
+        subject["truncated"] = json!(true);
+        subject["count"] = json!(about.len());
+    }
     let question = Question {
-        key: NewApproval::key_of(&who, about.iter().copied()),
+        key: NewApproval::key_of(&who, [summary].into_iter().chain(about.iter().copied())),
         phase: Phase::Input,
         tool: None,
         summary: summary.to_owned(),
-        subject: json!({"texts": about.iter().take(8).map(|t| short(t, 1000)).collect::<Vec<_>>()}),
+        subject,
     };
     let approval = guards.ask(session, ruling, question).await?;
     let approval = decided(gateway, session.session, approval.id, Some(HELD)).await?;
@@ -208,7 +227,8 @@ fn parts(content: &mut Value, see: &mut dyn FnMut(&mut String)) {
     }
 }
 
-/// The answer as it may come in.
+/// The answer as it may come in. A stream's client hears within seconds that there will be one, and again and again until it
+/// has been judged.
 pub(super) async fn output(
     gateway: &Gateway,
     session: &Session,
@@ -229,7 +249,29 @@ pub(super) async fn output(
         .get(CONTENT_TYPE)
         .and_then(|t| t.to_str().ok())
         .is_some_and(|t| t.starts_with("text/event-stream"));
-    let (mut head, mut body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    let summary = format!("an answer of {}", call.model.as_deref().unwrap_or("a model"));
+    let judged = judged(gateway.clone(), session.clone(), body, streams, summary);
+    if !streams {
+        let (bytes, changed) = judged.await?;
+        if changed {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        return Ok(Response::from_parts(head, full(bytes)));
+    }
+    head.headers.remove(CONTENT_LENGTH);
+    let judged = async move { judged.await.map(|(bytes, _)| bytes) };
+    Ok(Response::from_parts(head, held(call.kind, judged).await?))
+}
+
+/// The bytes of an answer that may come in, and whether they are others than came.
+async fn judged(
+    gateway: Gateway,
+    session: Session,
+    mut body: Body,
+    streams: bool,
+    summary: String,
+) -> Result<(Bytes, bool), Fault> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let broke =
@@ -243,200 +285,44 @@ pub(super) async fn output(
         }
         all.extend_from_slice(&data);
     }
+    drop(body);
+    let all = all.freeze();
     let mut answer = if streams { Answer::streamed(&all) } else { Answer::whole(&all) }
         .ok_or_else(|| refused("the answer cannot be read, and the guardrails have to read it"))?;
-    let texts = answer.texts();
-    let summary = format!("an answer of {}", call.model.as_deref().unwrap_or("a model"));
-    let bytes = texts.iter().map(String::len).sum();
-    let judged = judge(gateway, session, Phase::Output, texts, bytes, &summary).await?;
+    let (texts, bytes) = answer.texts();
+    let (judged, _) = judge(&gateway, &session, Phase::Output, texts, bytes, &summary).await?;
     if let Some(ruling) = &judged.ruling {
-        gateway.guards.note(session, "deny", ruling, &summary).await?;
+        gateway.guards.note(&session, "deny", ruling, &summary).await?;
         return Err(refused(ruling.words()));
     }
-    let bytes = match judged.texts {
-        None => all.freeze(),
-        Some(texts) => {
-            answer.put(&texts);
-            head.headers.remove(CONTENT_LENGTH);
-            Bytes::from(answer.bytes())
-        }
+    let Some(texts) = judged.texts else { return Ok((all, false)) };
+    answer.put(texts);
+    Ok((Bytes::from(answer.bytes()), true))
+}
+
+/// The body of a stream that is being judged. Where that is soon done it is that, or the refusal with its status; where not, the
+/// stream begins with what clients pass over until there is more to say.
+pub(super) async fn held(
+    kind: Kind,
+    judged: impl Future<Output = Result<Bytes, Fault>> + Send + 'static,
+) -> Result<Body, Fault> {
+    let mut judged = Box::pin(judged);
+    if let Ok(done) = tokio::time::timeout(SOON, judged.as_mut()).await {
+        return done.map(full);
+    }
+    let pass_over = match kind {
+        Kind::Messages => "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+        _ => ": the answer is being judged\n\n",
     };
-    Ok(Response::from_parts(head, full(bytes)))
-}
-
-/// An answer that is all there.
-enum Answer {
-    Whole(Value),
-    /// Events as they came, with what they hold where that is JSON.
-    Streamed(Vec<(String, Option<Value>)>),
-}
-
-impl Answer {
-    fn whole(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().map(Self::Whole)
-    }
-
-    fn streamed(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?.replace("\r\n", "\n");
-        let events = text.split_inclusive("\n\n").map(|event| {
-            let data: Vec<&str> =
-                event.lines().filter_map(|l| l.strip_prefix("data:")).map(str::trim_start).collect();
-            (event.to_owned(), serde_json::from_str(&data.join("\n")).ok())
-        });
-        Some(Self::Streamed(events.collect()))
-    }
-
-    /// Texts in their order: of a stream, what its pieces of one block say together, then what it says as a whole.
-    fn texts(&mut self) -> Vec<String> {
-        let mut texts = Vec::new();
-        match self {
-            Self::Whole(value) => whole_texts(value, &mut |text| texts.push(text.clone())),
-            Self::Streamed(events) => {
-                let mut blocks: Vec<(String, String)> = Vec::new();
-                for value in events.iter_mut().filter_map(|(_, v)| v.as_mut()) {
-                    pieces(value, &mut |block, piece| match blocks.iter_mut().find(|(b, _)| *b == block) {
-                        Some((_, text)) => text.push_str(piece),
-                        None => blocks.push((block, piece.clone())),
-                    });
-                }
-                texts.extend(blocks.into_iter().map(|(_, text)| text));
-                for value in events.iter_mut().filter_map(|(_, v)| v.as_mut()) {
-                    finals(value, &mut |text| texts.push(text.clone()));
-                }
-            }
-        }
-        texts
-    }
-
-    /// Puts texts back where [`Self::texts`] found them: a block's whole text into its first piece.
-    fn put(&mut self, texts: &[String]) {
-        let mut next = texts.iter();
-        match self {
-            Self::Whole(value) => whole_texts(value, &mut |text| {
-                if let Some(new) = next.next() {
-                    text.clone_from(new);
-                }
-            }),
-            Self::Streamed(events) => {
-                let mut seen: Vec<String> = Vec::new();
-                for value in events.iter_mut().filter_map(|(_, v)| v.as_mut()) {
-                    pieces(value, &mut |block, piece| {
-                        if seen.contains(&block) {
-                            piece.clear();
-                        } else {
-                            seen.push(block);
-                            if let Some(new) = next.next() {
-                                piece.clone_from(new);
-                            }
-                        }
-                    });
-                }
-                for value in events.iter_mut().filter_map(|(_, v)| v.as_mut()) {
-                    finals(value, &mut |text| {
-                        if let Some(new) = next.next() {
-                            text.clone_from(new);
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    fn bytes(&self) -> String {
-        match self {
-            Self::Whole(value) => value.to_string(),
-            Self::Streamed(events) => events
-                .iter()
-                .map(|(event, value)| match value {
-                    None => event.clone(),
-                    Some(value) => {
-                        let others = event.lines().filter(|l| !l.is_empty() && !l.starts_with("data:"));
-                        let data = format!("data: {value}");
-                        let lines: Vec<&str> = others.chain([data.as_str(), "", ""]).collect();
-                        lines.join("\n")
-                    }
-                })
-                .collect(),
-        }
-    }
-}
-
-/// Texts of an answer that came at once: of Messages, chat completions, completions and responses.
-fn whole_texts(value: &mut Value, see: &mut dyn FnMut(&mut String)) {
-    for block in value.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten() {
-        text_of(block, see);
-    }
-    for choice in value.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(Value::String(text)) = choice.get_mut("text") {
-            see(text);
-        }
-        if let Some(content) = choice.get_mut("message").and_then(|m| m.get_mut("content")) {
-            parts(content, see);
-        }
-    }
-    for item in value.get_mut("output").and_then(Value::as_array_mut).into_iter().flatten() {
-        for part in item.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten() {
-            text_of(part, see);
-        }
-    }
-}
-
-fn text_of(block: &mut Value, see: &mut dyn FnMut(&mut String)) {
-    for key in ["text", "refusal"] {
-        if let Some(Value::String(text)) = block.get_mut(key) {
-            see(text);
-        }
-    }
-}
-
-/// The piece of a text that an event brings, and of which.
-fn pieces(event: &mut Value, see: &mut dyn FnMut(String, &mut String)) {
-    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let index = |event: &Value, key: &str| event.get(key).map(ToString::to_string).unwrap_or_default();
-    match kind.as_str() {
-        "content_block_delta" => {
-            let block = format!("block {}", index(event, "index"));
-            if let Some(Value::String(text)) = event.get_mut("delta").and_then(|d| d.get_mut("text")) {
-                see(block, text);
-            }
-        }
-        "response.output_text.delta" | "response.refusal.delta" => {
-            let block =
-                format!("{} {} {}", kind, index(event, "output_index"), index(event, "content_index"));
-            if let Some(Value::String(text)) = event.get_mut("delta") {
-                see(block, text);
-            }
-        }
-        _ => {
-            for choice in event.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
-                let block = format!("choice {}", index(choice, "index"));
-                if let Some(Value::String(text)) = choice.get_mut("text") {
-                    see(format!("{block} text"), text);
-                }
-                if let Some(Value::String(text)) = choice.get_mut("delta").and_then(|d| d.get_mut("content"))
-                {
-                    see(block, text);
-                }
-            }
-        }
-    }
-}
-
-/// Texts that an event of a stream brings whole.
-fn finals(event: &mut Value, see: &mut dyn FnMut(&mut String)) {
-    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    match kind.as_str() {
-        "response.output_text.done" | "response.refusal.done" => text_of(event, see),
-        "response.content_part.done" => event.get_mut("part").into_iter().for_each(|p| text_of(p, see)),
-        "response.output_item.done" => {
-            let content =
-                event.get_mut("item").and_then(|i| i.get_mut("content")).and_then(Value::as_array_mut);
-            content.into_iter().flatten().for_each(|p| text_of(p, see));
-        }
-        "response.completed" | "response.incomplete" => {
-            event.get_mut("response").into_iter().for_each(|r| whole_texts(r, see));
-        }
-        "content_block_start" => event.get_mut("content_block").into_iter().for_each(|b| text_of(b, see)),
-        _ => {}
-    }
+    let frames = stream::unfold((Some(judged), true), move |(judged, first)| async move {
+        let mut judged = judged?;
+        let pause = if first { Duration::ZERO } else { AGAIN };
+        Some(match tokio::time::timeout(pause, judged.as_mut()).await {
+            Err(_) => (Bytes::from_static(pass_over.as_bytes()), (Some(judged), false)),
+            Ok(Ok(bytes)) => (bytes, (None, false)),
+            Ok(Err(fault)) => (Bytes::from(fault.event(kind)), (None, false)),
+        })
+    });
+    let frames = frames.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+    Ok(body_of(StreamBody::new(frames)))
 }

@@ -4,6 +4,7 @@
 //! while nothing of an answer has gone to the session, passed on piece by piece, and settled once. Refuses what it could
 //! not count where a budget says that it must be counted.
 
+mod answer;
 mod call;
 mod fault;
 mod flow;

@@ -249,3 +249,60 @@ fn the_sessions_keys_stay_behind_and_the_secret_goes_along() {
     assert!(!out.contains_key("authorization"));
     assert!(upstream::headers(&from, &provider, Some(&Plain::new("a\nb"))).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_judged_for_long_is_never_silent_for_long() {
+    use http_body_util::BodyExt as _;
+    use tokio::time::{Duration, Instant};
+
+    for (kind, sign) in [(Kind::Messages, "event: ping\n"), (Kind::Chat, ": "), (Kind::Responses, ": ")] {
+        let judged = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            Ok(Bytes::from_static(b"data: {}\n\n"))
+        };
+        let mut last = Instant::now();
+        let mut body = super::guarded::held(kind, judged).await.unwrap_or_else(|f| panic!("{}", f.message));
+        let mut signs = 0;
+        let said = loop {
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(last.elapsed() < Duration::from_secs(60), "{:?} of silence", last.elapsed());
+            last = Instant::now();
+            if !piece.starts_with(sign.as_bytes()) {
+                break piece;
+            }
+            assert!(piece.ends_with(b"\n\n"));
+            signs += 1;
+        };
+        assert_eq!((&said[..], signs > 50), (&b"data: {}\n\n"[..], true));
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_has_its_status_where_the_stream_has_not_begun_and_is_an_event_where_it_has() {
+    use http_body_util::BodyExt as _;
+
+    let refuse = |seconds| async move {
+        tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+        Err(super::fault::Fault::new(http::StatusCode::FORBIDDEN, "guardrail", "not that"))
+    };
+    for (kind, wanted) in [
+        (
+            Kind::Messages,
+            r#"event: error
+data: {"error":{"message":"not that","type":"permission_error"},"type":"error"}"#,
+        ),
+        (
+            Kind::Chat,
+            r#"data: {"error":{"code":"guardrail","message":"not that","param":null,"type":"invalid_request_error"}}"#,
+        ),
+        (Kind::Responses, "event: error\ndata: {\"code\":\"guardrail\""),
+    ] {
+        let Err(fault) = super::guarded::held(kind, refuse(1)).await else { panic!("it began") };
+        assert_eq!(fault.status, 403);
+        let body = super::guarded::held(kind, refuse(60)).await.unwrap_or_else(|f| panic!("{}", f.message));
+        let all = body.collect().await.unwrap().to_bytes();
+        let all = String::from_utf8_lossy(&all);
+        assert!(all.contains(wanted) && all.ends_with("}\n\n"), "{all}");
+    }
+}

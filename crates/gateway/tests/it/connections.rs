@@ -93,6 +93,23 @@ async fn a_request_to_a_connections_host_carries_the_secret_and_others_do_not() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_no_header_can_hold_is_the_reason_that_nothing_goes_out() {
+    let mut lab = Lab::new().await;
+    let api = Upstream::plain(|_| says("ok")).await;
+    let host = format!("api.example:{}", api.port);
+    lab.names.set("api.example", &[&["127.0.0.1"]]);
+    lab.secret("key", "sk-planted\ncredential").await;
+    lab.connect("api", rule(&host, &[], None), bearer(), "key").await;
+    let session = lab.session("s", open()).await;
+    let refused = session.get(&format!("http://{host}/")).await;
+    assert_eq!(refused.status, 502);
+    assert!(!refused.text().contains("planted"), "{}", refused.text());
+    assert!(api.seen().is_empty());
+    lab.stop().await;
+    assert_eq!(lab.lines(&session).await[0].reason.as_deref(), Some("credential"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn http2_goes_through_on_both_sides() {
     let lab = Lab::new().await;
     let api = Upstream::tls(&["api.example"], |seen| says(&format!("{} bytes", seen.body.len()))).await;

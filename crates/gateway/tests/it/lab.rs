@@ -195,11 +195,24 @@ impl Lab {
         (jail, socket)
     }
 
+    /// A connection of the database's owner.
+    pub async fn owner(&self) -> sqlx::PgConnection {
+        self.db.owner().await
+    }
+
     /// A session whose computer is up.
     pub async fn session(&self, called: &str, network: Policy) -> Computer {
+        self.session_of(called, network, Vec::new()).await
+    }
+
+    /// One with several agents, the default one first.
+    pub async fn session_of(&self, called: &str, network: Policy, agents: Vec<Value>) -> Computer {
         let mut scope = self.scope().await;
         let permit = scope.sessions().allow(None).await.unwrap();
-        let new = NewSession { name: Some(name(called)), network, ..NewSession::of(name("base")) };
+        let mut new = NewSession { name: Some(name(called)), network, ..NewSession::of(name("base")) };
+        if let Some(first) = agents.first() {
+            (new.agent, new.agents) = (first.clone(), agents);
+        }
         let id = scope.sessions().create(&permit, new).await.unwrap().id;
         scope.commit().await.unwrap();
         let (jail, socket) = self.warm().await;

@@ -2,6 +2,7 @@
 //! of our own making on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod clients;
 mod connections;
 mod guard;

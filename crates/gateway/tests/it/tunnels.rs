@@ -126,3 +126,23 @@ async fn a_session_over_its_bytes_is_slowed_down() {
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1700), "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_gets_a_moment_when_the_gateway_stops_and_its_line_says_so() {
+    let mut lab = Lab::new().await;
+    let (listener, target) = listener(&lab).await;
+    let session = lab.session("s", open()).await;
+    let mut tunnel = TokioIo::new(session.tunnel(&target).await.unwrap());
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    let goes_on = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tunnel.write_all(b"x").await.unwrap();
+        let mut one = [0u8; 1];
+        upstream.read_exact(&mut one).await.unwrap();
+        (tunnel, upstream)
+    });
+    lab.stop().await;
+    assert!(goes_on.is_finished(), "it did not get its moment");
+    drop(goes_on.await.unwrap());
+    assert_eq!(lab.lines(&session).await[0].reason.as_deref(), Some("drained"));
+}

@@ -50,6 +50,40 @@ fn what_is_redacted_is_gone_before_the_next_rule_looks() {
 }
 
 #[test]
+fn what_a_rule_takes_out_is_not_written_down_although_another_decided_before_it() {
+    let guard = guard(json!([
+        {"phase": "tool", "match": {"tools": ["ok"]}, "action": "allow"},
+        {"phase": "tool", "match": {"tools": ["no"]}, "action": "deny"},
+        {"phase": "tool", "match": {"regex": "pin-[0-9]+", "rate": {"count": 9, "per_seconds": 9}}, "action": "redact"},
+        {"phase": "tool", "match": {"tools": ["x"]}, "action": "deny"},
+    ]));
+    for name in ["ok", "no"] {
+        let judged = tool(&guard, name, json!({"a": "pin-1", "b": "other"}));
+        assert_eq!(judged.written, ["[redacted]", "other"]);
+        assert_eq!(
+            (judged.texts, judged.redacted.len()),
+            (None, 0),
+            "it decided, so nothing else changes the call"
+        );
+        assert_eq!(judged.ruling.is_some(), name == "no");
+    }
+}
+
+#[test]
+fn a_rule_that_waits_for_a_size_is_known_before_the_size_is() {
+    let guard = guard(json!([
+        {"phase": "egress", "match": {"hosts": ["a.org"], "size_over_bytes": 10}, "action": "deny"},
+        {"phase": "egress", "match": {"hosts": ["b.org"], "size_over_bytes": 20}, "action": "deny"},
+    ]));
+    let target = wharf_domain::egress::Target::parse("a.org:443", None).unwrap();
+    let mut ask = Ask::new(Phase::Egress, vec!["PUT https://a.org/".into()]);
+    ask.target = Some(&target);
+    ask.bytes = Some(0);
+    let sized = guard.sized(&ask);
+    assert_eq!(sized.iter().map(|s| (s.over_bytes, s.rule)).collect::<Vec<_>>(), [(10, 0)]);
+}
+
+#[test]
 fn a_tools_input_is_redacted_in_place() {
     let guard = guard(json!([{"phase": "tool", "match": {"regex": "[0-9]{4}"}, "action": "redact"}]));
     let mut input = json!({"a": "pin 1234", "b": [{"c": "none"}, "4321"], "n": 5555});
@@ -142,6 +176,10 @@ fn a_rule_that_could_not_do_what_it_says_is_refused_by_its_field() {
         ),
         (json!({"phase": "tool", "match": {"hosts": ["x.org"]}, "action": "deny"}), "rules.1.match.hosts"),
         (json!({"phase": "egress", "match": {"regex": "POST"}, "action": "deny"}), "rules.1.match.hosts"),
+        (
+            json!({"phase": "egress", "match": {"size_over_bytes": 9}, "action": "deny"}),
+            "rules.1.match.hosts",
+        ),
         (json!({"phase": "output", "match": {"paths": ["/x"]}, "action": "deny"}), "rules.1.match.paths"),
         (json!({"phase": "tool", "match": {"paths": ["etc"]}, "action": "deny"}), "rules.1.match.paths"),
         (json!({"phase": "tool", "match": {"paths": ["/a/../b"]}, "action": "deny"}), "rules.1.match.paths"),

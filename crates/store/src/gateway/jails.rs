@@ -1,6 +1,8 @@
 //! Which session a jail belongs to, and what that session may reach.
 
+use serde_json::Value;
 use sqlx::Row as _;
+use sqlx::types::Json;
 use uuid::Uuid;
 use wharf_domain::egress::Policy;
 use wharf_domain::{Error, JailId, Name, SessionId, SpaceId, TurnId};
@@ -20,7 +22,7 @@ pub struct JailOwner {
     pub turn: Option<TurnId>,
     /// Where the space has a quota on it: bytes that left and came today, and how many may.
     pub egress: Option<(u64, u64)>,
-    /// Kind and, where it has one, name of the session's agent.
+    /// Kinds and names of the agents whose doing it may be: those of the turn that runs, or all of the session's.
     pub agents: Vec<String>,
     /// Before it was read: what is known of the space must not be older.
     pub read: std::time::Instant,
@@ -46,7 +48,10 @@ impl System {
         let read = std::time::Instant::now();
         let row = sqlx::query(
             "select s.id, s.name, s.space_id, p.name as space_name, s.network, t.id as turn_id,
-                    array_remove(array[s.agent ->> 'kind', s.agent ->> 'name'], null) as agents,
+                    s.agent, s.agents, t.agent as addressed,
+                    case when t.id is not null and json_array_length(s.agents) > 0 then array(
+                        select l.data::text from session_log l
+                        where l.turn_id = t.id and l.kind = 'turn.handover') end as handovers,
                     (p.quotas ->> 'egress_bytes_per_day')::bigint as egress_most,
                     case when p.quotas ->> 'egress_bytes_per_day' is not null then (
                         select coalesce(sum(u.bytes_sent + u.bytes_received), 0)::bigint from egress_usage u
@@ -61,7 +66,7 @@ impl System {
         .await
         .or_domain()?;
         let Some(row) = row else { return Ok(None) };
-        let network: serde_json::Value = row.try_get("network").or_domain()?;
+        let network: Value = row.try_get("network").or_domain()?;
         let bytes = |column: &str| {
             row.try_get::<Option<i64>, _>(column).or_domain().map(|n| n.map(|n| n.max(0) as u64))
         };
@@ -69,7 +74,7 @@ impl System {
         Ok(Some(JailOwner {
             read,
             egress,
-            agents: row.try_get("agents").or_domain()?,
+            agents: agents(&row)?,
             session: SessionId::from_uuid(row.try_get("id").or_domain()?),
             name: crate::spaces::name(&row, "name")?,
             space: SpaceId::from_uuid(row.try_get("space_id").or_domain()?),
@@ -79,3 +84,45 @@ impl System {
         }))
     }
 }
+
+/// In a turn it is the agent that was addressed, and those it was handed over to; outside of one nobody knows.
+fn agents(row: &sqlx::postgres::PgRow) -> Result<Vec<String>, Error> {
+    let default: Json<Value> = row.try_get("agent").or_domain()?;
+    let all: Json<Vec<Value>> = row.try_get("agents").or_domain()?;
+    let running: Option<Uuid> = row.try_get("turn_id").or_domain()?;
+    let addressed: Option<String> = row.try_get("addressed").or_domain()?;
+    let handovers: Option<Vec<String>> = row.try_get("handovers").or_domain()?;
+    let handovers = handovers.unwrap_or_default().into_iter();
+    let handed: Vec<String> = handovers
+        .filter_map(|data| serde_json::from_str::<Value>(&data).ok()?.get("to")?.as_str().map(str::to_owned))
+        .collect();
+    Ok(who(default.0, all.0, running.is_some(), addressed.as_deref(), &handed))
+}
+
+/// `all` is empty where `default` is the only one.
+fn who(
+    default: Value,
+    all: Vec<Value>,
+    running: bool,
+    addressed: Option<&str>,
+    handed: &[String],
+) -> Vec<String> {
+    let word = |agent: &Value, key: &str| agent.get(key).and_then(Value::as_str).map(str::to_owned);
+    let called = |agent: &Value| word(agent, "name").or_else(|| word(agent, "kind")).unwrap_or_default();
+    let acts = |agent: &&Value| {
+        let name = called(agent);
+        let first = addressed.filter(|to| all.iter().any(|a| called(a) == *to));
+        let first = first.map_or_else(|| called(&default), str::to_owned);
+        !running || name == first || handed.contains(&name)
+    };
+    let acting: Vec<&Value> = all.iter().filter(acts).collect();
+    let acting = if acting.is_empty() { vec![&default] } else { acting };
+    let mut names: Vec<String> =
+        acting.into_iter().flat_map(|agent| [word(agent, "kind"), word(agent, "name")]).flatten().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests;

@@ -34,12 +34,13 @@ pub struct NewApproval {
 
 impl NewApproval {
     /// A key of who asks, and of what: another question is another approval, whatever the asker says.
-    pub fn key_of<'a>(who: &str, asks: impl IntoIterator<Item = &'a str>) -> String {
+    pub fn key_of(who: &str, asks: impl IntoIterator<Item: AsRef<[u8]>>) -> String {
         use sha2::{Digest as _, Sha256};
         let mut hash = Sha256::new();
         for part in asks {
+            let part = part.as_ref();
             hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
+            hash.update(part);
         }
         let who: String = who.chars().take(200).collect();
         format!("{who}:{}", hex::encode(hash.finalize()))

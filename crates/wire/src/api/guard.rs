@@ -91,7 +91,8 @@ pub struct Approval {
     pub tool: Option<String>,
     /// What it is about, in one line.
     pub summary: String,
-    /// What it is about: a tool with its input, a host or request, texts for a model.
+    /// What it is about: a tool with its input, a host or a request with its body, texts for a model. `truncated` is true
+    /// where only a part is shown: the answer is for all of it.
     pub subject: Value,
     /// When it was asked for.
     pub requested_at: Time,
