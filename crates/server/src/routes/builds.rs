@@ -177,7 +177,7 @@ pub(crate) async fn begin(
     sessions::check_resources(app, &resources)?;
     let image = asked.image.or(defaults.image).unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
-    promises::disk(app, &runtime, resources.disk_mib).await?;
+    promises::computer(app, &runtime, &resources, true).await?;
     let new = NewSession {
         resources,
         runtime: Some(runtime),

@@ -258,7 +258,8 @@ async fn new_session(
         Some((source, include)) if include.files => source.runtime().to_owned(),
         _ => app.runtimes.name_for(&image).to_owned(),
     };
-    promises::disk(app, &runtime, resources.disk_mib).await?;
+    let allow_root = body.allow_root.unwrap_or(true);
+    promises::computer(app, &runtime, &resources, allow_root).await?;
     Ok(NewSession {
         name: body.name,
         image,
@@ -270,7 +271,7 @@ async fn new_session(
         network,
         instructions,
         setup: body.setup,
-        allow_root: body.allow_root.unwrap_or(true),
+        allow_root,
         prompt: body.prompt.map(|p| view::to_json(&p)).transpose()?,
         idle_timeout_seconds: body
             .idle_timeout_seconds
@@ -374,9 +375,7 @@ pub(crate) async fn patch_session(
     let resources = body.resources.map(|r| r.over(permit.resources));
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
-        if resources.disk_mib != permit.resources.disk_mib {
-            promises::new_disk(&app, &permit, resources.disk_mib).await?;
-        }
+        promises::new_limits(&app, &permit, resources).await?;
     }
     let network =
         body.network.map(|n| view::network(&permit.network).map(|base| n.over(base))).transpose()?;
