@@ -19,19 +19,15 @@ use uuid::Uuid;
 use wharf_chassis::Stop;
 use wharf_chassis::host_client::{HostClient, HostError};
 use wharf_domain::session::{Desired, State};
-use wharf_domain::{Code, Error};
+use wharf_domain::{Code, Error, limits};
 use wharf_ports::{Topic, Wake};
 use wharf_store::Store;
 use wharf_store::agents::work::{BUILD_LEASE, BuildTask, BuildWork};
 
 use site::{Site, network};
 
-/// Builds of one operator at the same time.
-const PARALLEL: usize = 2;
-/// Attempts of a build whose surroundings break.
-const ATTEMPTS: i32 = 3;
-/// Seconds until a build's computer must be up.
-const COMPUTER: Duration = Duration::from_secs(300);
+const ATTEMPTS: i32 = limits::BUILD_ATTEMPTS;
+const COMPUTER: Duration = Duration::from_secs(limits::BUILD_COMPUTER_SECONDS);
 /// Where packages lie in a session, each in a directory of its agent's name.
 pub const PACKAGES: &str = "/opt/wharf/agents";
 
@@ -64,7 +60,7 @@ pub(crate) async fn run(work: BuildWork, stop: Stop) {
     let mut wakes = work.store().bus().subscribe();
     let mut tasks = JoinSet::new();
     while !stop.is_draining() {
-        while tasks.len() < PARALLEL {
+        while tasks.len() < limits::BUILDS_AT_ONCE {
             match work.claim().await {
                 Ok(Some(task)) => {
                     let (work, stop) = (work.clone(), stop.clone());

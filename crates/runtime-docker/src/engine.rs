@@ -89,7 +89,12 @@ fn machine_swaps() -> bool {
 
 impl Engine {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), version: Mutex::default(), info: Mutex::default(), disk: Mutex::default() }
+        Self {
+            socket: socket.to_owned(),
+            version: Mutex::default(),
+            info: Mutex::default(),
+            disk: Mutex::default(),
+        }
     }
 
     /// A client in the version both sides speak.

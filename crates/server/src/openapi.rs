@@ -171,7 +171,7 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
         statuses.push(416);
     }
     if id == "read_published" {
-        statuses.extend([400, 401, 404, 422, 429, 504]);
+        statuses.extend([400, 404, 422, 429, 504]);
     }
     if id == "tunnel" || id.ends_with("_port") {
         statuses.extend([413, 502]);

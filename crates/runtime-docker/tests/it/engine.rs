@@ -101,7 +101,7 @@ async fn one_computer_that_cannot_be_put_right_keeps_nobody_from_the_others() {
     let stuck = Mounted::on(&place, &["--bind", place.to_str().unwrap()]);
     machine.again();
     assert_eq!(machine.runtime.observe(spec.session).await.unwrap(), Some(running.clone()));
-    assert_eq!(machine.runtime.inventory().await.unwrap().running, [running.clone()]);
+    assert_eq!(machine.runtime.inventory().await.unwrap().running, std::slice::from_ref(&running));
     assert_eq!(ok(&running, 0, "echo works"), "works");
     machine.runtime.observe(bad.session).await.unwrap_err();
     drop(stuck);

@@ -17,6 +17,7 @@ mod images;
 mod lab;
 mod matrix;
 mod openapi;
+mod packages;
 mod ports;
 mod problems;
 mod providers;
