@@ -268,6 +268,7 @@ fn path_parameter(name: &str) -> Value {
             "The message's number.",
             json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
         ),
+        "version" => ("The version's number.", json!({"type": "integer", "format": "int32", "minimum": 1})),
         "path" => {
             ("The path without its first `/`.", json!({"type": "string", "minLength": 1, "maxLength": 4095}))
         }
