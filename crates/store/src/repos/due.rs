@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::Row as _;
 use uuid::Uuid;
 use wharf_domain::rbac::{Resource, Verb};
-use wharf_domain::{AgentId, Error, Name, NameOrId, PrincipalId, PushId, RepoId, SpaceId, TokenId};
+use wharf_domain::{AgentId, Error, Name, NameOrId, PrincipalId, PushId, RepoId, SpaceId, TokenId, limits};
 
 use super::work::OpenPush;
 use crate::agents::builds::Builds;
@@ -18,8 +18,6 @@ use crate::scope::Scope;
 use crate::spaces::name;
 use crate::system::System;
 
-/// Agents that one push builds.
-const FOLLOWERS: i64 = 20;
 /// Owed builds looked at in one go.
 const PAGE: i64 = 100;
 
@@ -98,7 +96,7 @@ pub(super) async fn owe(
     .bind(push.space.uuid())
     .bind(push.repo.to_string())
     .bind(branches)
-    .bind(FOLLOWERS)
+    .bind(limits::PUSH_BUILDS)
     .bind(push.repo.uuid())
     .bind(push.id.uuid())
     .bind(by.principal.uuid())
