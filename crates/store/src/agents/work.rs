@@ -220,6 +220,18 @@ impl BuildWork {
         .await
         .or_domain()?;
         quota::admit_packages(scope.tx()?, build.space, layer.bytes).await?;
+        let row = sqlx::query(
+            "select id, name, description, labels, active, resource_version, created_at, updated_at from agents
+             where id = $1",
+        )
+        .bind(build.agent_id.uuid())
+        .fetch_one(scope.tx()?)
+        .await
+        .or_domain()?;
+        let agent = super::read(&row)?;
+        let (name, changed) = (Some(agent.name.as_str()), agent.resource_version);
+        let id = agent.id.uuid();
+        scope.emit(Event::new("updated", Resource::Agents, id, name, changed, to_json(&agent)?));
         self.end(&mut scope, task, "succeeded", None, Some(version)).await?;
         scope.commit().await?;
         Ok(version)
