@@ -181,6 +181,8 @@ pub struct Docker {
     pub host: Option<PathBuf>,
     /// Accepts sessions without a disk limit where the engine's storage driver cannot keep one.
     pub waive_disk_limit: bool,
+    /// Accepts sessions that may become root where the engine has no user namespaces: root inside is then the machine's.
+    pub waive_user_namespaces: bool,
 }
 
 fn base_image() -> Name {

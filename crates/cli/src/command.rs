@@ -17,6 +17,7 @@ pub mod provider;
 pub mod published;
 pub mod repo;
 pub mod role;
+pub mod runtime;
 pub mod secret;
 pub mod service_account;
 pub mod session;
@@ -72,6 +73,9 @@ pub enum Command {
     /// Images sessions start from
     #[command(subcommand)]
     Image(image::Command),
+    /// Where sessions run, and what is kept there
+    #[command(subcommand)]
+    Runtime(runtime::Command),
     /// People who may log in
     #[command(subcommand)]
     User(user::Command),
@@ -119,6 +123,7 @@ impl Command {
             Self::Policy(c) => c.run(ctx).await,
             Self::Approval(c) => c.run(ctx).await,
             Self::Image(c) => c.run(ctx).await,
+            Self::Runtime(c) => c.run(ctx).await,
             Self::User(c) => c.run(ctx).await,
             Self::ServiceAccount(c) => c.run(ctx).await,
             Self::Token(c) => c.run(ctx).await,

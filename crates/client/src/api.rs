@@ -156,6 +156,11 @@ impl Client {
         self.call(Method::POST, ["access-review"]).json(body).send_json().await
     }
 
+    /// Where sessions run, and what is kept there.
+    pub async fn runtimes(&self) -> Result<api::Runtimes> {
+        self.call(Method::GET, ["runtimes"]).send_json().await
+    }
+
     /// What the server is. Needs no credential.
     pub async fn version(&self) -> Result<api::Version> {
         self.call_root(["version"]).send_json().await

@@ -12,6 +12,44 @@ pub const SOURCE_BYTES: u64 = 256 * 1024 * 1024;
 pub const LAYER_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// What package managers fetched, kept for the next build of an agent.
 pub const BUILD_CACHE_BYTES: u64 = 512 * 1024 * 1024;
+/// Seconds the source of a build may take on its way from its repository.
+pub const BUILD_SOURCE_SECONDS: u32 = 600;
+/// Bytes of the log of one build; what comes behind them is cut, and the log says so.
+pub const BUILD_LOG_BYTES: usize = 4 * 1024 * 1024;
+/// Times a build is begun when what is around it breaks.
+pub const BUILD_ATTEMPTS: i32 = 3;
+/// Builds that one operator works on at the same time; more are queued.
+pub const BUILDS_AT_ONCE: usize = 2;
+/// Seconds until a build's computer must be up.
+pub const BUILD_COMPUTER_SECONDS: u64 = 300;
+/// Caches kept of the builds of one agent; the one used longest ago goes first.
+pub const BUILD_CACHES: u32 = 2;
+/// Agents that one push builds.
+pub const PUSH_BUILDS: i64 = 20;
+/// Bytes of a `wharf.toml`.
+pub const MANIFEST_BYTES: usize = 64 * 1024;
+/// Bytes of another file at the top of a package that is looked into, as its package.json.
+pub const MANIFEST_SOURCE_BYTES: usize = 256 * 1024;
+/// Build commands of one package.
+pub const BUILD_COMMANDS: usize = 64;
+/// Bytes of one build command.
+pub const BUILD_COMMAND_BYTES: usize = 16 * 1024;
+/// Hosts that an egress list of a `wharf.toml` may name.
+pub const MANIFEST_HOSTS: usize = 256;
+/// Secrets that a package may want.
+pub const MANIFEST_SECRETS: usize = 64;
+/// Seconds the commands of a build may take, when its `wharf.toml` does not say.
+pub const BUILD_SECONDS: u32 = 1800;
+/// Seconds a `wharf.toml` may ask for.
+pub const BUILD_MAX_SECONDS: u32 = 24 * 3600;
+/// Days that the log of an ended build is kept.
+pub const BUILD_LOG_DAYS: u64 = 31;
+/// Days that an ended build is kept which no version came of, or whose version is gone. An agent's newest stays.
+pub const BUILD_DAYS: u64 = 92;
+/// Agents of one session.
+pub const SESSION_AGENTS: usize = 16;
+/// Times the agents of a session may hand one turn over.
+pub const HANDOVERS: usize = 8;
 /// Bytes of one secret's value.
 pub const SECRET_BYTES: usize = 64 * 1024;
 /// Entries of a page when the caller does not say.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::egress::Pattern;
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::name::Name;
 use crate::quota::Resources;
 
@@ -22,20 +23,6 @@ pub use detect::{Source, detect, lockfiles};
 
 /// The file's name, at the top of a package.
 pub const FILE: &str = "wharf.toml";
-/// Bytes of a manifest.
-pub const BYTES: usize = 64 * 1024;
-/// Build commands of one package.
-pub const BUILD_COMMANDS: usize = 64;
-/// Bytes of one build command.
-pub const COMMAND_BYTES: usize = 16 * 1024;
-/// Hosts an egress list may name.
-pub const EGRESS_HOSTS: usize = 256;
-/// Secrets a package may want.
-pub const SECRETS: usize = 64;
-/// Seconds a build takes at the most when the manifest does not say.
-pub const BUILD_TIMEOUT_SECONDS: u32 = 1800;
-/// Seconds a build may ask for.
-pub const BUILD_TIMEOUT_MAX_SECONDS: u32 = 24 * 3600;
 
 /// How an agent is run.
 #[derive(
@@ -327,8 +314,11 @@ impl Manifest {
 
     /// Reads `wharf.toml`. What it does not say of the build is taken from the other files of the package.
     pub fn parse(text: &str, source: &dyn Source) -> Result<Self> {
-        if text.len() > BYTES {
-            return Err(refused(format!("it takes {} bytes; at most {BYTES} are read", text.len())));
+        let most = limits::MANIFEST_BYTES;
+        if text.len() > most {
+            let detail =
+                format!("it takes {} bytes; at most {most} are read (limit MANIFEST_BYTES)", text.len());
+            return Err(refused(detail));
         }
         raw::Raw::parse(text)?.understood(source)
     }

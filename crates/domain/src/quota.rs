@@ -24,6 +24,8 @@ pub struct Quotas {
     pub egress_bytes_per_day: Option<u64>,
     /// Bytes of its git repositories together.
     pub git_bytes: Option<u64>,
+    /// Bytes of what its builds keep together: versions of agents, caches, and uploaded sources while they are built.
+    pub package_bytes: Option<u64>,
 }
 
 impl Quotas {

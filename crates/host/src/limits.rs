@@ -71,7 +71,7 @@ pub const EGRESS_LOG_LINES: u32 = 2000;
 /// How long an agent that was told to end may take over its last words; less than whoever asks the host waits.
 pub const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Times a turn may be handed over from one agent to another.
-pub const HANDOVERS: usize = 8;
+pub const HANDOVERS: usize = wharf_domain::limits::HANDOVERS;
 /// How long an `acp` agent may take to say who it is and to make or load its session.
 pub const ACP_HANDSHAKE: Duration = Duration::from_secs(60);
 /// Terminals an `acp` agent may hold at once.

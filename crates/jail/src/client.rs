@@ -215,6 +215,8 @@ impl SandboxRuntime for NativeRuntime {
             disk_limit: c.disk_limit,
             resizes_running: c.resizes_running,
             waives_disk_limit: c.waives_disk_limit,
+            root_is_nobody: c.root_is_nobody,
+            waives_user_namespaces: c.waives_user_namespaces,
             cheap_snapshots: c.cheap_snapshots,
             freeze: c.freeze,
         })

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use wharf_chassis::Stop;
 use wharf_chassis::host_client::{HostClient, HostError};
 use wharf_domain::session::{Desired, State};
-use wharf_domain::{Code, Error};
+use wharf_domain::{Code, Error, limits};
 use wharf_ports::{Topic, Wake};
 use wharf_store::Store;
 use wharf_store::agents::work::{BUILD_LEASE, BuildTask, BuildWork};
@@ -34,10 +34,8 @@ use wharf_store::sessions::SessionRow;
 use crate::operator::Inner;
 use site::{Site, network};
 
-/// Attempts of a build whose surroundings break.
-const ATTEMPTS: i32 = 3;
-/// Seconds until a build's computer must be up.
-const COMPUTER: Duration = Duration::from_secs(300);
+const ATTEMPTS: i32 = limits::BUILD_ATTEMPTS;
+const COMPUTER: Duration = Duration::from_secs(limits::BUILD_COMPUTER_SECONDS);
 /// Computers of one attempt: the first, the one its package asks for, and no more than that.
 const COMPUTERS: usize = 2;
 /// The gateway knows a session as it was a second ago at the most; what a build may reach holds after that.

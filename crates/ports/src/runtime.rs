@@ -28,6 +28,10 @@ pub struct Capabilities {
     pub resizes_running: bool,
     /// Takes sessions although it cannot limit their disk, because the settings say so.
     pub waives_disk_limit: bool,
+    /// Root inside a computer is nobody outside.
+    pub root_is_nobody: bool,
+    /// Takes sessions that may become root although root inside is root outside, because the settings say so.
+    pub waives_user_namespaces: bool,
     /// Snapshots cost the same whatever the size.
     pub cheap_snapshots: bool,
     pub freeze: bool,

@@ -86,6 +86,18 @@ impl Limits {
     }
 }
 
+/// Refuses a computer with root inside where that is the machine's.
+pub fn contained(spec: &JailSpec, abilities: &Abilities, settings: &Settings) -> Result<()> {
+    if !spec.allow_root || abilities.user_namespaces || settings.waive_user_namespaces {
+        return Ok(());
+    }
+    Err(Fault::Refused(
+        "root inside would be root of the machine: the engine runs without user namespaces; set userns-remap there, start the \
+         session without root (allow_root: false), or accept it with docker.waive_user_namespaces"
+            .to_owned(),
+    ))
+}
+
 /// Refuses limits this engine would only warn about.
 pub fn sensible(r: &Resources, abilities: &Abilities) -> Result<()> {
     r.validate().map_err(|e| Fault::Refused(e.to_string()))?;
@@ -95,6 +107,13 @@ pub fn sensible(r: &Resources, abilities: &Abilities) -> Result<()> {
                 "the engine cannot limit {what} on this machine: it has no cgroup controller for it"
             )));
         }
+    }
+    if !abilities.swap_free {
+        return Err(Fault::Refused(
+            "the engine cannot keep a memory limit on this machine: it has swap, and its kernel does not count it for \
+             containers; boot with swapaccount=1, or turn swap off"
+                .to_owned(),
+        ));
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ use wharf_ports::runtime::{Fault, Result};
 
 /// A healthy engine answers in milliseconds; a busy one takes its time with containers.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// An engine that is there says so at once, even while a container of its keeps it waiting.
+const GREETING: Duration = Duration::from_secs(10);
 /// Copying gigabytes.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(3600);
 /// The engine's abilities do not change while it runs.
@@ -23,6 +25,8 @@ pub struct Engine {
     socket: PathBuf,
     version: Mutex<Option<(usize, usize)>>,
     info: Mutex<Option<(Instant, Abilities)>>,
+    /// What a try of the disk limit came to, for one storage driver.
+    disk: Mutex<Option<(String, bool)>>,
 }
 
 /// What this engine can do.
@@ -33,9 +37,12 @@ pub struct Abilities {
     pub cgroups: String,
     pub cpu: bool,
     pub memory: bool,
+    /// Whether it counts what is swapped out.
     pub swap: bool,
+    /// Whether nothing of a container is swapped out beyond its memory limit: it is counted, or there is no swap.
+    pub swap_free: bool,
     pub pids: bool,
-    /// Whether the storage driver can limit a container's layer.
+    /// Whether the storage driver can limit a container's layer: by its name here, and by [`crate::disk`] once it was tried.
     pub disk: bool,
     /// Whether root in a container is nobody outside.
     pub user_namespaces: bool,
@@ -51,8 +58,8 @@ impl Abilities {
         });
         let has = |flag: Option<bool>| flag.unwrap_or(false);
         Self {
-            // What `--storage-opt size` needs, by the engine's documentation; xfs without project quotas is then refused
-            // by the engine itself.
+            // What `--storage-opt size` needs, by the engine's documentation. Whether it has it, as project quotas on xfs,
+            // only a try says.
             disk: match driver.as_str() {
                 "btrfs" | "zfs" => true,
                 "overlay2" => below.as_deref() == Some("xfs"),
@@ -63,6 +70,7 @@ impl Abilities {
             cpu: has(info.cpu_cfs_quota),
             memory: has(info.memory_limit),
             swap: has(info.swap_limit),
+            swap_free: has(info.swap_limit) || !machine_swaps(),
             pids: has(info.pids_limit),
             user_namespaces: info
                 .security_options
@@ -74,9 +82,19 @@ impl Abilities {
     }
 }
 
+/// Whether the machine has swap now. The engine is on the same one.
+fn machine_swaps() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().nth(1).is_some())
+}
+
 impl Engine {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), version: Mutex::default(), info: Mutex::default() }
+        Self {
+            socket: socket.to_owned(),
+            version: Mutex::default(),
+            info: Mutex::default(),
+            disk: Mutex::default(),
+        }
     }
 
     /// A client in the version both sides speak.
@@ -98,6 +116,12 @@ impl Engine {
         Ok(agreed.with_timeout(patience))
     }
 
+    /// Whether it is there at all.
+    pub async fn greet(&self) -> Result<()> {
+        let said = self.client(GREETING).await?.ping().await;
+        said.map(drop).map_err(|e| self.fault("greet", e))
+    }
+
     pub async fn abilities(&self) -> Result<Abilities> {
         let held = || self.info.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, known)) = &*held()
@@ -106,15 +130,29 @@ impl Engine {
             return Ok(known.clone());
         }
         let info = self.client(PATIENCE).await?.info().await.map_err(|e| self.fault("ask what it can", e))?;
-        let abilities = Abilities::of(&info);
+        let mut abilities = Abilities::of(&info);
+        abilities.disk = abilities.disk && self.limits_disk(&abilities.storage).await?;
         *held() = Some((Instant::now(), abilities.clone()));
         Ok(abilities)
+    }
+
+    /// Tried once with a container that is never started, and remembered while the engine stays.
+    async fn limits_disk(&self, storage: &str) -> Result<bool> {
+        let held = || self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = held().as_ref().filter(|(of, _)| of == storage).map(|(_, can)| *can);
+        if let Some(can) = known {
+            return Ok(can);
+        }
+        let can = crate::disk::try_limit(self).await?;
+        *held() = Some((storage.to_owned(), can));
+        Ok(can)
     }
 
     fn away(&self, why: &str) -> Fault {
         // The next engine at this socket may be another one.
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Fault::Away(format!("Docker Engine at {}: {why}", self.socket.display()))
     }
 

@@ -8,26 +8,30 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::Interest;
 use wharf_domain::{SessionId, VolumeId};
 use wharf_ports::runtime::{Fault, JailSpec, Result, Running};
 
-use crate::container::{Limits, Seen, body, made, sensible};
+use crate::container::{Limits, Seen, body, contained, made, sensible};
 use crate::engine::Abilities;
 use crate::place::{Place, Record, local};
-use crate::runtime::DockerRuntime;
+use crate::runtime::{DockerRuntime, Listed};
 
 /// From the start of the container until its process 1 knocks.
 const KNOCK: Duration = Duration::from_secs(30);
 /// Between two looks whether it ended before it knocked.
 const GLANCE: Duration = Duration::from_millis(250);
+/// Containers looked after at the same time when the runtime starts: one that keeps the engine waiting holds up no more than itself.
+const AT_ONCE: usize = 8;
 const STEP: &str = "start the session's host";
 
 impl DockerRuntime {
     pub(crate) async fn launch_one(&self, spec: &JailSpec) -> Result<Running> {
         let abilities = self.engine.abilities().await?;
         sensible(&spec.resources, &abilities)?;
+        contained(spec, &abilities, &self.settings)?;
         let volume = spec.volume.volume;
         let _held = self.locks.hold(volume).await;
         self.fence(spec)?;
@@ -224,21 +228,39 @@ impl DockerRuntime {
     /// At the start, and once the engine is back: ends what was only half started, lets go on what stood still, and clears
     /// away directories of computers that are gone.
     pub(crate) async fn recover(&self) -> Result<()> {
-        Place::sweep(&self.settings).map_err(|e| local("clear up", e))?;
-        for container in self.containers(None).await? {
-            let _held = self.locks.hold(container.volume).await;
-            let Some(seen) = self.engine.look(container.volume, false).await? else { continue };
-            if !seen.running {
-                continue;
-            }
-            if up(&self.place(container.volume), &seen).is_none() {
-                tracing::info!(session = ?seen.session, "ending a computer that was only half started");
-                self.end_one(container.volume, &seen, Duration::ZERO).await?;
-            } else if seen.paused {
-                self.engine.unpause(container.volume).await?;
-            }
+        if let Err(error) = Place::sweep(&self.settings) {
+            tracing::warn!(%error, "what lies half made was not all cleared away");
         }
+        let all = self.containers(None).await?;
+        let recover = |container: Listed| async move {
+            let done = self.recover_one(container.volume).await;
+            self.or_pass_over(container.volume, done).await
+        };
+        futures_util::stream::iter(all).map(Ok).try_for_each_concurrent(AT_ONCE, recover).await?;
         self.clear_places().await
+    }
+
+    async fn recover_one(&self, volume: VolumeId) -> Result<()> {
+        let _held = self.locks.hold(volume).await;
+        let Some(seen) = self.engine.look(volume, false).await?.filter(|seen| seen.running) else {
+            return Ok(());
+        };
+        if up(&self.place(volume), &seen).is_none() {
+            tracing::info!(session = ?seen.session, "ending a computer that was only half started");
+            return self.end_one(volume, &seen, Duration::ZERO).await;
+        }
+        if seen.paused { self.engine.unpause(volume).await } else { Ok(()) }
+    }
+
+    /// One container that will not do as it should keeps nobody from the others: whoever wants something of it is told then. An
+    /// engine that is away altogether is another matter, and so that is asked.
+    async fn or_pass_over(&self, volume: VolumeId, done: Result<()>) -> Result<()> {
+        let Err(fault) = done else { return Ok(()) };
+        if matches!(fault, Fault::Away(_)) {
+            self.engine.greet().await?;
+        }
+        tracing::warn!(%volume, %fault, "a container is not as it should be; the others are not kept waiting");
+        Ok(())
     }
 
     /// Directories whose computer is not up any more.
@@ -246,9 +268,13 @@ impl DockerRuntime {
         for (place, record) in Place::all(&self.settings) {
             // Whoever holds it is at work there.
             let Some(_held) = self.locks.try_hold(record.volume) else { continue };
-            if !self.engine.look(record.volume, false).await?.is_some_and(|seen| seen.running) {
-                place.wipe().map_err(|e| local("clear up", e))?;
-            }
+            let cleared = async {
+                if !self.engine.look(record.volume, false).await?.is_some_and(|seen| seen.running) {
+                    place.wipe().map_err(|e| local("clear up", e))?;
+                }
+                Ok(())
+            };
+            self.or_pass_over(record.volume, cleared.await).await?;
         }
         Ok(())
     }

@@ -6,11 +6,13 @@
 //! Whoever may use the engine's socket is root on the machine. So the control plane never does: [`broker`] runs as a
 //! process of its own that answers the jailer's closed protocol and nothing else.
 //!
-//! Refuses what the engine cannot keep: a disk limit on a storage driver without one, computers that stand ready.
+//! Refuses what the engine cannot keep: a limit it has no means for, root inside that is root of the machine (both unless the
+//! settings waive it), computers that stand ready.
 
 pub mod broker;
 mod container;
 mod copies;
+mod disk;
 mod engine;
 mod images;
 mod launch;

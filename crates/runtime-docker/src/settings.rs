@@ -17,6 +17,8 @@ pub struct Settings {
     pub control_gid: u32,
     /// Takes sessions without a disk limit where the engine's storage driver has none.
     pub waive_disk_limit: bool,
+    /// Takes sessions that may become root where the engine has no user namespaces.
+    pub waive_user_namespaces: bool,
 }
 
 impl Settings {
@@ -29,6 +31,7 @@ impl Settings {
             control_uid: 0,
             control_gid: 0,
             waive_disk_limit: false,
+            waive_user_namespaces: false,
         }
     }
 

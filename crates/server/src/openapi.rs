@@ -172,7 +172,7 @@ fn dress_operation(path: &str, method: &str, operation: &mut Value) {
         statuses.push(416);
     }
     if id == "read_published" {
-        statuses.extend([400, 401, 404, 422, 429, 504]);
+        statuses.extend([400, 404, 422, 429, 504]);
     }
     if id == "tunnel" || id.ends_with("_port") {
         statuses.extend([413, 502]);
@@ -269,6 +269,7 @@ fn path_parameter(name: &str) -> Value {
             "The message's number.",
             json!({"type": "integer", "format": "int64", "minimum": 1, "maximum": i64::MAX}),
         ),
+        "version" => ("The version's number.", json!({"type": "integer", "format": "int32", "minimum": 1})),
         "path" => {
             ("The path without its first `/`.", json!({"type": "string", "minLength": 1, "maxLength": 4095}))
         }

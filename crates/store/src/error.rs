@@ -17,6 +17,10 @@ impl<T> OrDomain<T> for Result<T, sqlx::Error> {
     }
 }
 
+/// Foreign keys to bytes. Those are written before the rows that name them, and swept when nothing names them for long: a request
+/// that meets that may be sent again.
+const BLOBS: [&str; 4] = ["agent_versions_blob", "build_caches_blob", "builds_blob", "published_files_blob"];
+
 /// Unique constraint → what is taken. Foreign key → what is missing or in use.
 fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
     Some(match name {
@@ -66,9 +70,6 @@ fn constraint(name: &str) -> Option<(Code, &'static str, &'static str)> {
         "published_space" => {
             (Code::InUse, "space", "the space still holds published copies; delete them first")
         }
-        "published_files_blob" => {
-            (Code::InUse, "paths", "a part of the copy was swept while it was made; try again")
-        }
         "secrets_space" => (Code::InUse, "space", "the space still holds secrets; delete them first"),
         _ => {
             return crate::agents::constraint(name)
@@ -96,6 +97,9 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
         sqlx::Error::Database(db) => {
             // A parent row deleted while the child was being written: the other side of the same constraint.
             if db.is_foreign_key_violation() && db.message().starts_with("insert or update") {
+                if db.constraint().is_some_and(|name| BLOBS.contains(&name)) {
+                    return crate::agents::blobs::swept().because(error);
+                }
                 let known = db.constraint().and_then(constraint);
                 if known.is_none_or(|(code, ..)| code == Code::InUse) {
                     return Error::new(Code::NotFound, "what this belongs to was deleted in the meantime").because(error);

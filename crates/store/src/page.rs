@@ -48,6 +48,16 @@ impl PageRequest {
         self.after.unwrap_or(Uuid::nil())
     }
 
+    /// For lists ordered by a number: rows beyond this one. Its cursor is made by [`Self::numbered`].
+    pub(crate) fn after_number(&self) -> Result<Option<i32>, Error> {
+        let number = |id: Uuid| u32::try_from(id.as_u128()).ok().and_then(|n| i32::try_from(n).ok());
+        self.after.map(|id| number(id).ok_or_else(wrong_cursor)).transpose()
+    }
+
+    pub(crate) fn numbered(n: i32) -> Uuid {
+        Uuid::from_u128(n.unsigned_abs().into())
+    }
+
     /// One more than the page, to know whether there is a next one.
     pub(crate) fn fetch(&self) -> i64 {
         i64::from(self.limit) + 1
@@ -78,10 +88,12 @@ impl PageRequest {
 }
 
 fn decode(cursor: &str) -> Result<Uuid, Error> {
-    B64.decode(cursor).ok().and_then(|b| Uuid::from_slice(&b).ok()).ok_or_else(|| {
-        Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one")
-            .field("cursor")
-    })
+    B64.decode(cursor).ok().and_then(|b| Uuid::from_slice(&b).ok()).ok_or_else(wrong_cursor)
+}
+
+fn wrong_cursor() -> Error {
+    Error::new(Code::InvalidField, "that is not a cursor of this list; start again without one")
+        .field("cursor")
 }
 
 /// One page and where the next one begins.

@@ -34,6 +34,33 @@ impl std::ops::Neg for Delta {
     }
 }
 
+/// Refuses where what builds keep does not fit any more. The rows that were written in this transaction are counted already, and
+/// whoever counted holds the usage row.
+pub async fn admit_packages(tx: &mut PgConnection, space: SpaceId, added: i64) -> Result<(), Error> {
+    let row = sqlx::query(
+        "select u.package_bytes, (s.quotas ->> 'package_bytes')::bigint as most
+         from space_usage u join spaces s on s.id = u.space_id where u.space_id = $1",
+    )
+    .bind(space.uuid())
+    .fetch_optional(tx)
+    .await
+    .or_domain()?
+    .ok_or_else(|| Error::not_found("space", space))?;
+    let (after, most): (i64, Option<i64>) =
+        (row.try_get("package_bytes").or_domain()?, row.try_get("most").or_domain()?);
+    match most {
+        Some(most) if added > 0 && after > most => {
+            let used = after - added;
+            let detail = format!(
+                "the space's quota package_bytes is {most} and {used} are in use, so {added} more do not fit; delete versions \
+                 of agents nobody needs (`wharf agent delete-version`), or raise the quota"
+            );
+            Err(Error::new(Code::QuotaExceeded, detail).field("package_bytes"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Adds `delta` to the space's use, or answers `quota_exceeded` naming the quota, its limit and its use.
 pub async fn reserve(tx: &mut PgConnection, space: SpaceId, delta: Delta) -> Result<(), Error> {
     if delta == Delta::default() {

@@ -19,6 +19,10 @@ const MODEL_REQUESTS: Duration = Duration::from_secs(31 * 24 * 3600);
 const MODEL_USAGE: Duration = Duration::from_secs(800 * 24 * 3600);
 /// Approvals that were decided; the audit log keeps who decided them.
 const APPROVALS: Duration = Duration::from_secs(31 * 24 * 3600);
+/// What ended builds printed.
+const BUILD_LOGS: Duration = Duration::from_secs(limits::BUILD_LOG_DAYS * 24 * 3600);
+/// Ended builds that no version came of, or whose version is gone. An agent's newest stays: it says which branch the agent follows.
+const BUILDS: Duration = Duration::from_secs(limits::BUILD_DAYS * 24 * 3600);
 /// Rows of one statement: small enough not to hold locks anyone notices.
 const BATCH: i64 = 5000;
 
@@ -34,6 +38,8 @@ pub struct Swept {
     pub model_requests: u64,
     pub model_usage: u64,
     pub approvals: u64,
+    pub builds: u64,
+    pub build_log: u64,
     /// Requests that a gateway died over, charged with what was guessed.
     pub model_requests_lost: u64,
     /// Published copies whose time was over.
@@ -105,6 +111,24 @@ impl System {
                 .delete(
                     "delete from approvals where id in (select id from approvals where decided_at < $1 limit $2)",
                     ago(APPROVALS),
+                )
+                .await?,
+            build_log: self
+                .delete(
+                    "delete from build_log where ctid in (
+                        select l.ctid from build_log l join builds b on b.id = l.build_id
+                        where l.at < $1 and b.ended_at < $1 limit $2)",
+                    ago(BUILD_LOGS),
+                )
+                .await?,
+            builds: self
+                .delete(
+                    "delete from builds where id in (
+                        select b.id from builds b where b.ended_at < $1
+                          and not exists (select from agent_versions v where v.agent_id = b.agent_id and v.version = b.version)
+                          and exists (select from builds n where n.agent_id = b.agent_id and n.id > b.id)
+                        limit $2)",
+                    ago(BUILDS),
                 )
                 .await?,
             model_requests_lost: self.model_reap(200).await?,

@@ -288,6 +288,11 @@ impl Scope {
     }
 
     /// What a list shows, or 403 when it would show nothing whatever there is.
+    /// Allows watching lists of these, or answers 403.
+    pub async fn allow_watch(&mut self, resource: Resource) -> Result<(), Error> {
+        self.listing(resource, Verb::Watch).await.map(drop)
+    }
+
     pub(crate) async fn listing(&mut self, resource: Resource, verb: Verb) -> Result<Visible, Error> {
         match self.caller.visible(self.space_id(), resource, verb) {
             Visible::Nothing => {

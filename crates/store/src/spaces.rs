@@ -68,6 +68,7 @@ pub struct Usage {
     pub memory_mib: u64,
     pub disk_mib: u64,
     pub git_bytes: u64,
+    pub package_bytes: u64,
 }
 
 pub struct Spaces<'s>(&'s mut Scope);
@@ -229,7 +230,8 @@ impl Spaces<'_> {
     pub async fn usage(&mut self, permit: &Permit<Space>) -> Result<Usage, Error> {
         self.may_see_usage(permit).await?;
         let row = sqlx::query(
-            "select sessions, running_sessions, cpu_millis, memory_mib, disk_mib, git_bytes from space_usage where space_id = $1",
+            "select sessions, running_sessions, cpu_millis, memory_mib, disk_mib, git_bytes, package_bytes from space_usage
+             where space_id = $1",
         )
         .bind(permit.id.uuid())
         .fetch_one(self.0.tx()?)
@@ -243,6 +245,7 @@ impl Spaces<'_> {
             memory_mib: number("memory_mib")?,
             disk_mib: number("disk_mib")?,
             git_bytes: number("git_bytes")?,
+            package_bytes: number("package_bytes")?,
         })
     }
 

@@ -11,7 +11,7 @@ use wharf_domain::quota::Resources;
 use wharf_domain::{JailId, Name, SessionId, SnapshotId, VolumeId};
 
 /// Raised when a frame changes meaning; the two sides refuse each other otherwise.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The largest request: the biggest one names a launch, well under a kilobyte.
 pub const MAX_REQUEST: usize = 64 * 1024;
 /// The largest reply: an inventory of some hundred thousand volumes.
@@ -116,6 +116,8 @@ pub struct Capabilities {
     pub disk_limit: bool,
     pub resizes_running: bool,
     pub waives_disk_limit: bool,
+    pub root_is_nobody: bool,
+    pub waives_user_namespaces: bool,
     pub cheap_snapshots: bool,
     pub freeze: bool,
 }

@@ -108,6 +108,11 @@ pub const KEYS: &[Key] = &[
         Kind::Flag,
         "accept sessions without a disk limit where the engine's storage driver cannot keep one",
     ),
+    key(
+        "docker.waive_user_namespaces",
+        Kind::Flag,
+        "accept sessions whose root is the machine's, where the engine has no user namespaces",
+    ),
     key("warm", Kind::Counts, "how many computers of an image stand ready"),
     key("sessions.default_image", Kind::Text, "image of a session that names none"),
     key(

@@ -7,7 +7,8 @@ use wharf_client::SpaceApi;
 use wharf_domain::{BuildId, Code, Name};
 use wharf_wire::api;
 
-use super::common::{self, Listing, NewLabels, Paging, Sure};
+use super::common::{self, LabelChanges, Listing, NewLabels, Paging, Sure};
+use super::session::Limits;
 use crate::context::Ctx;
 use crate::exit::{FAILED, Refusal, Silent};
 use crate::output::{note, print, progress};
@@ -38,6 +39,22 @@ pub enum Command {
         #[arg(required = true, add = crate::complete::agents())]
         names: Vec<String>,
     },
+    /// Change what an agent is described by
+    #[command(after_help = "Examples:
+  wharf agent update greeter --description 'says hello'
+  wharf agent update greeter --label team=ml --label old-")]
+    Update {
+        #[arg(add = crate::complete::agents())]
+        name: String,
+        /// What it is good for; empty removes it
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        #[command(flatten)]
+        labels: LabelChanges,
+        /// Only if it is still at this resource version
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<i64>,
+    },
     /// Build a new version and follow its log; the version is active when it is done
     ///
     /// An agent that is not there yet is made. Exit code 0 when the build succeeded. Ctrl-C leaves the build to itself;
@@ -46,7 +63,8 @@ pub enum Command {
   wharf agent build greeter --path .
   wharf agent build greeter --git https://git.example.com/team/greeter.git
   wharf agent build greeter --git https://git.example.com/team/greeter.git#v2
-  wharf agent build greeter --git git@git.example.com:team/greeter.git --ref main")]
+  wharf agent build greeter --git git@git.example.com:team/greeter.git --ref main
+  wharf agent build greeter --path . --cpu 4 --memory 8Gi")]
     Build {
         #[arg(value_parser = common::name, add = crate::complete::agents())]
         name: Name,
@@ -65,6 +83,8 @@ pub enum Command {
         /// Only begin it
         #[arg(long)]
         no_follow: bool,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// Show builds, oldest first
     Builds {
@@ -73,6 +93,12 @@ pub enum Command {
         name: Option<String>,
         #[command(flatten)]
         paging: Paging,
+    },
+    /// Show builds in full
+    GetBuild {
+        /// The builds' ids
+        #[arg(required = true, value_name = "BUILD")]
+        builds: Vec<String>,
     },
     /// Follow the log of a build
     Log {
@@ -88,6 +114,20 @@ pub enum Command {
     Versions {
         #[arg(add = crate::complete::agents())]
         name: String,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Delete versions nobody needs; what they hold of the quota package_bytes is free again
+    ///
+    /// Not the active one, and none that a session has.
+    DeleteVersion {
+        #[arg(add = crate::complete::agents())]
+        name: String,
+        /// The versions' numbers
+        #[arg(required = true, value_name = "VERSION")]
+        versions: Vec<String>,
+        #[command(flatten)]
+        sure: Sure,
     },
     /// Make an earlier version the active one
     ///
@@ -122,19 +162,26 @@ impl Command {
                 common::list::<api::AgentPackage>(ctx, list, &listing.paging, &none).await
             }
             Self::Get { names } => common::get(ctx, &names, |n| async move { agents.get(&n).await }).await,
-            Self::Build { name, path, git, reference, image, no_follow } => {
+            Self::Update { name, description, labels, if_version } => {
+                let patch = api::PatchAgent {
+                    description: description.map(|d| (!d.is_empty()).then_some(d)),
+                    labels: labels.patch(),
+                };
+                ctx.out.made(&agents.patch(&name, &patch, if_version).await?)
+            }
+            Self::Build { name, path, git, reference, image, no_follow, limits } => {
+                let resources = limits.patch();
                 let body = api::CreateAgent { name: name.clone(), description: None, labels: <_>::default() };
                 match agents.get(name.as_str()).await {
                     Err(e) if e.is(Code::NotFound) => drop(agents.create(&body).await?),
                     known => drop(known?),
                 }
                 let build = match (path, git) {
-                    (Some(path), None) => upload(&space, &name, &path, image.as_ref()).await?,
+                    (Some(path), None) => upload(&space, &name, &path, image.as_ref(), resources).await?,
                     (None, Some(url)) => {
                         let git = git_source(&url, reference)?;
-                        space
-                            .build_agent(name.as_str(), &api::StartBuild { git, image, resources: None })
-                            .await?
+                        let body = api::StartBuild { git, image, resources };
+                        space.build_agent(name.as_str(), &body).await?
                     }
                     _ => {
                         return Err(Refusal::usage(
@@ -155,14 +202,20 @@ impl Command {
                 common::list::<api::Build>(ctx, space.builds().list_where(filters), &paging, "no builds yet")
                     .await
             }
+            Self::GetBuild { builds } => {
+                let all = &space.builds();
+                common::get(ctx, &builds, |id| async move { all.get(&id).await }).await
+            }
             Self::Log { build } => follow(ctx, &space, build).await,
             Self::Cancel { build } => ctx.out.made(&space.cancel_build(build).await?),
-            Self::Versions { name } => {
-                let versions = space.agent_versions(&name).await?.items;
-                if versions.is_empty() {
-                    note(format!("agent {name} has no version yet; `wharf agent build {name}` makes one"));
-                }
-                ctx.out.list(&versions)
+            Self::Versions { name, paging } => {
+                let none = format!("agent {name} has no version yet; `wharf agent build {name}` makes one");
+                common::list::<api::AgentVersion>(ctx, space.agent_versions(&name), &paging, &none).await
+            }
+            Self::DeleteVersion { name, versions, sure } => {
+                let (space, name) = (&space, name.as_str());
+                let delete = |v: String| async move { space.delete_agent_version(name, &v).await };
+                common::delete(&versions, &sure, "version", delete).await
             }
             Self::Rollback { name, version } => {
                 let version = match version {
@@ -194,19 +247,22 @@ async fn upload(
     name: &Name,
     path: &std::path::Path,
     image: Option<&Name>,
+    resources: Option<api::ResourcesPatch>,
 ) -> anyhow::Result<api::Build> {
     let meta = std::fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
     anyhow::ensure!(meta.is_dir(), "{} is no directory", path.display());
     let bar = progress::bar("sending", None);
     let (body, packing) = super::session::packed_tree(path, bar.clone(), LEFT_OUT);
-    let sent = space.build_agent_from(name.as_str(), image.map(Name::as_str), body).await;
+    let sent = space
+        .build_agent_from(name.as_str(), image.map(Name::as_str), resources.unwrap_or_default(), body)
+        .await;
     bar.finish_and_clear();
     super::session::packed(packing, sent).await
 }
 
 /// The newest version before the active one.
 async fn before(space: &SpaceApi, name: &str) -> anyhow::Result<i32> {
-    let versions = space.agent_versions(name).await?.items;
+    let (versions, _) = space.agent_versions(name).take::<api::AgentVersion>(None).await?;
     let active = versions.iter().find(|v| v.active).map(|v| v.version);
     let earlier = versions.iter().map(|v| v.version).filter(|v| active.is_some_and(|a| *v < a)).max();
     earlier.ok_or_else(|| {

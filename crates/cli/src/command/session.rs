@@ -23,6 +23,7 @@ mod turn;
 use crate::context::Ctx;
 
 pub use copy::{packed, stream_of, tree as packed_tree};
+pub use create::Limits;
 pub use look::tree;
 
 /// Sessions: an agent's computer each

@@ -88,7 +88,7 @@ pub struct Create {
     #[command(flatten)]
     labels: NewLabels,
     /// Limit: sessions, running_sessions, cpu_millis, memory_mib, disk_mib, model_tokens_per_day,
-    /// model_cost_micro_usd_per_day, egress_bytes_per_day or git_bytes (repeat for more)
+    /// model_cost_micro_usd_per_day, egress_bytes_per_day, git_bytes or package_bytes (repeat for more)
     #[arg(long = "quota", value_name = "NAME=NUMBER", value_parser = parse_quota)]
     quotas: Vec<(Quota, Option<u64>)>,
     #[command(flatten)]
@@ -194,13 +194,14 @@ enum Quota {
     ModelCostMicroUsdPerDay,
     EgressBytesPerDay,
     GitBytes,
+    PackageBytes,
 }
 
 fn parse_quota(text: &str) -> Result<(Quota, Option<u64>), String> {
     let wrong = || {
         format!(
             "{text:?} is no quota: write NAME=NUMBER, with sessions, running_sessions, cpu_millis, memory_mib, disk_mib, \
-             model_tokens_per_day, model_cost_micro_usd_per_day, egress_bytes_per_day or git_bytes"
+             model_tokens_per_day, model_cost_micro_usd_per_day, egress_bytes_per_day, git_bytes or package_bytes"
         )
     };
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -235,6 +236,7 @@ fn quotas(list: &[(Quota, Option<u64>)]) -> Quotas {
             Quota::ModelCostMicroUsdPerDay => quotas.model_cost_micro_usd_per_day = *value,
             Quota::EgressBytesPerDay => quotas.egress_bytes_per_day = *value,
             Quota::GitBytes => quotas.git_bytes = *value,
+            Quota::PackageBytes => quotas.package_bytes = *value,
         }
     }
     quotas
@@ -253,6 +255,7 @@ fn quotas_patch(list: &[(Quota, Option<u64>)]) -> Option<api::QuotasPatch> {
             Quota::ModelCostMicroUsdPerDay => patch.model_cost_micro_usd_per_day = Some(*value),
             Quota::EgressBytesPerDay => patch.egress_bytes_per_day = Some(*value),
             Quota::GitBytes => patch.git_bytes = Some(*value),
+            Quota::PackageBytes => patch.package_bytes = Some(*value),
         }
     }
     (!list.is_empty()).then_some(patch)

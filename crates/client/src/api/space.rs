@@ -98,8 +98,15 @@ impl SpaceApi {
     }
 
     /// An agent's versions, newest first.
-    pub async fn agent_versions(&self, agent: &str) -> Result<api::AgentVersions> {
-        self.client.call(Method::GET, ["spaces", &self.name, "agents", agent, "versions"]).send_json().await
+    pub fn agent_versions(&self, agent: &str) -> List {
+        let (client, space, agent) = (self.client.clone(), self.name.clone(), agent.to_owned());
+        List::new(move || client.call(Method::GET, ["spaces", &space, "agents", &agent, "versions"]))
+    }
+
+    /// Deletes a version that is neither the active one nor any session's.
+    pub async fn delete_agent_version(&self, agent: &str, version: &str) -> Result<()> {
+        let path = ["spaces", &self.name, "agents", agent, "versions", version];
+        self.client.call(Method::DELETE, path).send_unit().await
     }
 
     /// Makes a version the one that sessions get from now on.
@@ -120,11 +127,16 @@ impl SpaceApi {
         &self,
         agent: &str,
         image: Option<&str>,
+        resources: api::ResourcesPatch,
         archive: reqwest::Body,
     ) -> Result<api::Build> {
         self.client
             .call(Method::POST, ["spaces", &self.name, "agents", agent, "build"])
             .query_opt("image", image)
+            .query_opt("cpu_millis", resources.cpu_millis)
+            .query_opt("memory_mib", resources.memory_mib)
+            .query_opt("disk_mib", resources.disk_mib)
+            .query_opt("pids", resources.pids)
             .stream("application/x-tar", archive, None)
             .send_json()
             .await

@@ -2,7 +2,7 @@
 //!
 //! It recognises and does not guess: where two readings are possible it says what to write into `wharf.toml`.
 
-use super::{BUILD_TIMEOUT_SECONDS, Build, Egress, FILE, Kind, Limits, Manifest, Recognised};
+use super::{Build, Egress, FILE, Kind, Limits, Manifest, Recognised};
 use crate::error::{Code, Error, Result};
 use crate::name::Name;
 
@@ -238,7 +238,7 @@ pub fn detect(source: &dyn Source) -> Result<Manifest> {
             egress,
             commands: seen.commands,
             image: None,
-            timeout_seconds: BUILD_TIMEOUT_SECONDS,
+            timeout_seconds: crate::limits::BUILD_SECONDS,
             resources: Limits::default(),
         },
         recognised: seen.by,

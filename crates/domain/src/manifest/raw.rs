@@ -7,8 +7,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    BUILD_COMMANDS, BUILD_TIMEOUT_MAX_SECONDS, BUILD_TIMEOUT_SECONDS, Build, COMMAND_BYTES, EGRESS_HOSTS,
-    Egress, Kind, Limits, Manifest, Place, Recognised, SECRETS, Source, detect, nearest, refused,
+    Build, Egress, Kind, Limits, Manifest, Place, Recognised, Source, detect, nearest, refused,
 };
 use crate::error::Result;
 use crate::limits;
@@ -95,8 +94,11 @@ impl<'de> Deserialize<'de> for Egress {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Egress, A::Error> {
                 let mut hosts = Vec::new();
                 while let Some(host) = seq.next_element::<String>()? {
-                    if hosts.len() == EGRESS_HOSTS {
-                        return Err(de::Error::custom(format!("at most {EGRESS_HOSTS} hosts")));
+                    let most = limits::MANIFEST_HOSTS;
+                    if hosts.len() == most {
+                        return Err(de::Error::custom(format!(
+                            "at most {most} hosts (limit MANIFEST_HOSTS)"
+                        )));
                     }
                     hosts.push(host.parse().map_err(|e: crate::Error| de::Error::custom(e.public))?);
                 }
@@ -155,8 +157,9 @@ impl Raw {
         kind.check_entry(&entry).map_err(|why| refused(format_args!("entry: {why}")))?;
         check_env(&self.env)?;
         check_limits("resources", self.resources)?;
-        if self.secrets.len() > SECRETS {
-            return Err(refused(format_args!("secrets: at most {SECRETS}")));
+        let most = limits::MANIFEST_SECRETS;
+        if self.secrets.len() > most {
+            return Err(refused(format_args!("secrets: at most {most} (limit MANIFEST_SECRETS)")));
         }
         if self.description.as_ref().is_some_and(|d| d.len() > 1024) {
             return Err(refused("description: at most 1024 bytes"));
@@ -176,9 +179,11 @@ impl Raw {
             (None, Some(seen)) => (seen.commands.clone(), seen.egress()),
             (None, None) => (Vec::new(), Egress::None),
         };
-        let timeout_seconds = raw.timeout_seconds.unwrap_or(BUILD_TIMEOUT_SECONDS);
-        if !(1..=BUILD_TIMEOUT_MAX_SECONDS).contains(&timeout_seconds) {
-            return Err(refused(format_args!("build.timeout_seconds is 1 to {BUILD_TIMEOUT_MAX_SECONDS}")));
+        let timeout_seconds = raw.timeout_seconds.unwrap_or(limits::BUILD_SECONDS);
+        let most = limits::BUILD_MAX_SECONDS;
+        if !(1..=most).contains(&timeout_seconds) {
+            let detail = format_args!("build.timeout_seconds is 1 to {most} (limit BUILD_MAX_SECONDS)");
+            return Err(refused(detail));
         }
         // Named once it holds for both; not named at all, the build gets what its own commands need.
         let build_egress = match (raw.egress, &egress) {
@@ -229,13 +234,16 @@ fn check_limits(field: &str, asked: Limits) -> Result<()> {
 }
 
 fn check_commands(commands: Vec<String>) -> Result<Vec<String>> {
-    if commands.len() > BUILD_COMMANDS {
-        return Err(refused(format_args!("build.commands: at most {BUILD_COMMANDS}")));
+    let most = limits::BUILD_COMMANDS;
+    if commands.len() > most {
+        return Err(refused(format_args!("build.commands: at most {most} (limit BUILD_COMMANDS)")));
     }
     for command in &commands {
-        if command.trim().is_empty() || command.len() > COMMAND_BYTES || command.contains('\0') {
+        if command.trim().is_empty() || command.len() > limits::BUILD_COMMAND_BYTES || command.contains('\0')
+        {
             return Err(refused(format_args!(
-                "build.commands: each is 1 to {COMMAND_BYTES} bytes of shell, none of them NUL"
+                "build.commands: each is 1 to {} bytes of shell (limit BUILD_COMMAND_BYTES), none of them NUL",
+                limits::BUILD_COMMAND_BYTES
             )));
         }
     }

@@ -87,7 +87,10 @@ pub async fn run(host: &Arc<Host>, turn: &Arc<Turn>, mut request: TurnRequest, l
     used_up(
         failed(
             Reason::AgentError,
-            format!("the turn was handed over more than {} times and still has no end", limits::HANDOVERS),
+            format!(
+                "the turn was handed over more than {} times (limit HANDOVERS) and still has no end",
+                limits::HANDOVERS
+            ),
         ),
         used,
     )

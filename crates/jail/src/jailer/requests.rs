@@ -122,6 +122,9 @@ impl Jailer {
             disk_limit: self.pool.limits_disk(),
             resizes_running: true,
             waives_disk_limit: self.settings.pool.waive_disk_limit,
+            // Each jail has ids of its own on the machine; one that cannot have them is not launched.
+            root_is_nobody: true,
+            waives_user_namespaces: false,
             cheap_snapshots: self.pool.driver() == Driver::Btrfs,
             freeze: self.cgroups.can_freeze(),
         }

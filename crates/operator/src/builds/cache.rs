@@ -106,7 +106,12 @@ impl Site<'_> {
             }
         }
         let blob = writer.finish(&hasher.digest()).await?;
-        self.work.keep_cache(self.task, &key, &blob).await?;
+        match self.work.keep_cache(self.task, &key, &blob).await {
+            Err(e) if e.code == Code::QuotaExceeded => {
+                return self.say("wharf", &format!("the cache is not kept: {}\n", e.public)).await;
+            }
+            other => other?,
+        }
         self.say("wharf", &format!("kept a cache of {} bytes for the next build\n", blob.bytes)).await
     }
 }

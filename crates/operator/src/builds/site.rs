@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use wharf_chassis::host_client::{HostClient, HostError};
 use wharf_domain::manifest::{self, Egress, Manifest};
 use wharf_domain::remote::Remote;
-use wharf_domain::{Code, Error};
+use wharf_domain::{Code, Error, limits};
 use wharf_store::agents::blobs::Hasher;
 use wharf_store::agents::work::{BuildTask, BuildWork};
 use wharf_wire::host::Env;
@@ -17,13 +17,6 @@ use wharf_wire::host::exec::{ExecEvent, ExecRequest, Stream as Which};
 use wharf_wire::host::files::MakeDirectory;
 
 use super::{Trouble, cache, chunks};
-
-/// Seconds the source may take on its way.
-const SOURCE_SECONDS: u32 = 600;
-/// Bytes of the log of one build.
-const LOG_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of a file at the top of a package that is looked into.
-const FILE_BYTES: usize = 256 * 1024;
 
 /// Fetches one commit and leaves nothing of the repository but its files. A server tells no commit by the beginning of its
 /// number, and some none that is no branch's newest: then everything is fetched and the commit looked for.
@@ -61,12 +54,13 @@ impl<'a> Site<'a> {
     }
 
     pub(super) async fn say(&mut self, stream: &str, text: &str) -> Result<(), Trouble> {
-        if self.logged > LOG_BYTES {
+        if self.logged > limits::BUILD_LOG_BYTES {
             return Ok(());
         }
         self.logged += text.len();
-        if self.logged > LOG_BYTES {
-            let cut = format!("[the log goes on, and is cut at {LOG_BYTES} bytes]\n");
+        if self.logged > limits::BUILD_LOG_BYTES {
+            let most = limits::BUILD_LOG_BYTES;
+            let cut = format!("[the log goes on, and is cut at {most} bytes (limit BUILD_LOG_BYTES)]\n");
             return Ok(self.work.say(self.task, "wharf", &cut).await?);
         }
         Ok(self.work.say(self.task, stream, text).await?)
@@ -104,7 +98,7 @@ impl<'a> Site<'a> {
             ("WHARF_GIT_REF", reference),
             ("GIT_TERMINAL_PROMPT", "0".to_owned()),
         ]);
-        let printed = self.run("git fetch", CLONE, env, SOURCE_SECONDS).await?;
+        let printed = self.run("git fetch", CLONE, env, limits::BUILD_SOURCE_SECONDS).await?;
         let commit = printed.trim().rsplit(' ').next().unwrap_or_default();
         if commit.len() >= 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()) {
             self.work.found(self.task, commit).await?;
@@ -147,8 +141,10 @@ impl<'a> Site<'a> {
         let mut bytes = Vec::new();
         while let Some(chunk) = file.bytes.next().await {
             bytes.extend_from_slice(&chunk?);
-            if bytes.len() > FILE_BYTES {
-                return Err(Trouble::Failed(format!("{name} is larger than {FILE_BYTES} bytes")));
+            let most = limits::MANIFEST_SOURCE_BYTES;
+            if bytes.len() > most {
+                let why = format!("{name} is larger than {most} bytes (limit MANIFEST_SOURCE_BYTES)");
+                return Err(Trouble::Failed(why));
             }
         }
         Ok(String::from_utf8(bytes).ok())
@@ -223,7 +219,7 @@ impl<'a> Site<'a> {
     }
 
     pub(super) async fn pack(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
-        let mut writer = self.work.store().blob_writer(wharf_domain::limits::LAYER_BYTES).await?;
+        let mut writer = self.work.store().blob_writer(limits::LAYER_BYTES).await?;
         let mut hasher = Hasher::default();
         let mut archive = self.client.read_tar(&self.dir).await?;
         while let Some(chunk) = archive.next().await {
@@ -236,7 +232,11 @@ impl<'a> Site<'a> {
         }
         let layer = writer.finish(&hasher.digest()).await?;
         self.say("wharf", &format!("packed {} bytes as {}\n", layer.bytes, layer.digest)).await?;
-        let version = self.work.succeed(self.task, &layer, &shown(manifest)).await?;
+        let version =
+            self.work.succeed(self.task, &layer, &shown(manifest)).await.map_err(|e| match e.code {
+                Code::QuotaExceeded => Trouble::Failed(e.public),
+                _ => Trouble::Store(e),
+            })?;
         tracing::info!(build = %self.task.build.id, agent = %self.task.build.agent, version, "built");
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! What is the engine's own: what it cannot promise, and what happens when it or its caller goes away.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use wharf_domain::quota::Resources;
@@ -8,7 +11,7 @@ use wharf_ports::SandboxRuntime;
 use wharf_ports::runtime::{Fault, Source};
 use wharf_testkit::contract::{Machine as _, ok, run};
 
-use crate::harness::Machine;
+use crate::harness::{Machine, directory};
 use crate::machine;
 
 #[tokio::test]
@@ -21,7 +24,12 @@ async fn what_the_engine_cannot_promise_is_said_and_refused() {
     assert_eq!((said.runtime.as_str(), said.cheap_snapshots), ("docker", false));
     assert!(said.cpu_limit && said.memory_limit && said.pids_limit, "{said:?}");
     assert!(!said.disk_limit && !said.waives_disk_limit, "{said:?}");
-    let Err(Fault::Refused(why)) = machine.runtime.launch(&machine.spec()).await else { panic!("launched") };
+    assert!(!said.root_is_nobody && !said.waives_user_namespaces, "{said:?}");
+    let mut spec = machine.spec();
+    let Err(Fault::Refused(why)) = machine.runtime.launch(&spec).await else { panic!("launched") };
+    assert!(why.contains("root of the machine") && why.contains("docker.waive_user_namespaces"), "{why}");
+    spec.allow_root = false;
+    let Err(Fault::Refused(why)) = machine.runtime.launch(&spec).await else { panic!("launched") };
     assert!(why.contains("128 MiB") && why.contains("docker.waive_disk_limit"), "{why}");
     assert!(machine.runtime.inventory().await.unwrap().volumes.is_empty());
     machine.runtime.keep_warm(&machine.image.name, 0).await.unwrap();
@@ -60,6 +68,76 @@ async fn a_runtime_that_died_finds_its_sessions_again_and_ends_what_it_only_half
     machine.stop(&newer).await;
     machine.stop(&half).await;
     assert_eq!(machine.leftovers(), "");
+}
+
+/// A mount that goes away with the test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(at: &Path, args: &[&str]) -> Self {
+        let done = Command::new("mount").args(args).arg(at).status().unwrap();
+        assert!(done.success(), "mount {args:?} {}", at.display());
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn one_computer_that_cannot_be_put_right_keeps_nobody_from_the_others() {
+    let mut machine = machine!();
+    let (spec, running) = machine.session().await;
+    let (bad, bad_running) = machine.session().await;
+    // The bad one was only half started, and its directory cannot be removed.
+    let record = bad_running.host_socket.with_file_name("runtime.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let started = text.split(r#""started_at":"#).nth(1).unwrap().trim_end_matches('}').to_owned();
+    std::fs::write(&record, text.replace(&started, "null")).unwrap();
+    let place = bad_running.host_socket.parent().unwrap().to_owned();
+    let stuck = Mounted::on(&place, &["--bind", place.to_str().unwrap()]);
+    machine.again();
+    assert_eq!(machine.runtime.observe(spec.session).await.unwrap(), Some(running.clone()));
+    assert_eq!(machine.runtime.inventory().await.unwrap().running, std::slice::from_ref(&running));
+    assert_eq!(ok(&running, 0, "echo works"), "works");
+    machine.runtime.observe(bad.session).await.unwrap_err();
+    drop(stuck);
+    // Whoever looks at it next puts it right.
+    assert_eq!(machine.runtime.observe(bad.session).await.unwrap(), None);
+    let again = machine.launch(&bad).await;
+    assert_eq!(ok(&again, 0, "echo up"), "up");
+    machine.stop(&spec).await;
+    machine.stop(&bad).await;
+    assert_eq!(machine.leftovers(), "");
+}
+
+#[tokio::test]
+async fn a_disk_limit_is_promised_where_a_try_of_it_works_and_it_bites() {
+    if wharf_testkit::docker::missing().is_some() {
+        return;
+    }
+    let dir = directory();
+    let disk = dir.join("disk");
+    File::create(&disk).unwrap().set_len(2 << 30).unwrap();
+    let made = Command::new("mkfs.btrfs").arg("-q").arg(&disk).status().unwrap();
+    assert!(made.success());
+    std::fs::create_dir(dir.join("engine")).unwrap();
+    let mounted = Mounted::on(&dir.join("engine"), &["-o", "loop", disk.to_str().unwrap()]);
+    let machine = Machine::start_in(dir, false).await;
+    let said = machine.runtime.capabilities().await.unwrap();
+    assert!(said.disk_limit && said.volumes.starts_with("btrfs"), "{said:?}");
+    assert_eq!(machine.docker(&["ps", "-aq"]), "", "nothing is left of the try");
+    let mut spec = machine.spec();
+    spec.allow_root = false;
+    let running = machine.launch(&spec).await;
+    let (code, text) = run(&running, 1000, "dd if=/dev/zero of=/tmp/big bs=1M count=200");
+    assert!(code != 0 && text.to_lowercase().contains("quota"), "{code} {text}");
+    machine.stop(&spec).await;
+    drop(machine);
+    drop(mounted);
 }
 
 #[tokio::test]

@@ -37,14 +37,16 @@ macro_rules! machine {
 }
 
 impl Machine {
-    pub async fn start(waive_disk_limit: bool) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("dock-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = PathBuf::from("/tmp").join(name);
-        std::fs::create_dir(&dir).unwrap();
+    /// With or without leave to do what this engine cannot promise.
+    pub async fn start(waive: bool) -> Self {
+        Self::start_in(directory(), waive).await
+    }
+
+    /// In a directory that may have been prepared.
+    pub async fn start_in(dir: PathBuf, waive: bool) -> Self {
         let engine = Engine::start(&dir.join("engine"));
         let mut machine = Self {
-            runtime: DockerRuntime::open(settings(&dir, &engine, waive_disk_limit)).unwrap(),
+            runtime: DockerRuntime::open(settings(&dir, &engine, waive)).unwrap(),
             image: ImageRef { name: "tiny".parse().unwrap(), digest: String::new() },
             engine,
             dir,
@@ -68,9 +70,19 @@ impl Machine {
     }
 }
 
-fn settings(dir: &Path, engine: &Engine, waive_disk_limit: bool) -> Settings {
+/// A new one with a short name.
+pub fn directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("dock-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let dir = PathBuf::from("/tmp").join(name);
+    std::fs::create_dir(&dir).unwrap();
+    dir
+}
+
+fn settings(dir: &Path, engine: &Engine, waive: bool) -> Settings {
     Settings {
-        waive_disk_limit,
+        waive_disk_limit: waive,
+        waive_user_namespaces: waive,
         ..Settings::new(engine.socket(), dir.join("run"), dir.join("data"), example("docker_init"))
     }
 }

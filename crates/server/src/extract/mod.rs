@@ -14,7 +14,7 @@ pub(crate) use headers::{IfMatch, Upgrade, last_event_id, wants_event_stream};
 pub(crate) use idempotency::{Claim, Halt, Key, Keyed, KeyedOptional};
 pub(crate) use json::{Json, OptionalJson};
 pub(crate) use path::{At, FilePath, FromPath, Params, ProcessPath, SessionPath, SpacePath};
-pub(crate) use query::{Flag, ListQuery, Query, bounded};
+pub(crate) use query::{Flag, ListQuery, Query, WatchQuery, bounded};
 
 #[cfg(test)]
 mod tests;

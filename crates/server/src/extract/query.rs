@@ -83,6 +83,41 @@ pub(crate) struct ListQuery {
     pub labels: Option<String>,
 }
 
+/// What a list takes that can be watched.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WatchQuery {
+    /// Entries of a page; 50 when absent.
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<u32>,
+    /// Where the page begins: `next_cursor` of the page before.
+    #[param(max_length = 200)]
+    pub cursor: Option<String>,
+    /// Only things with these labels: `a=b,c` for label `a` of value `b` and label `c` of any.
+    #[param(max_length = 2000)]
+    pub labels: Option<String>,
+    /// Sends changes as server-sent events (or over WebSocket) instead of a page.
+    #[param(value_type = Option<bool>)]
+    pub watch: Flag,
+    /// With `watch`: where to begin, as a page said; from now when absent.
+    #[param(max_length = 64)]
+    pub resource_version: Option<String>,
+}
+
+impl WatchQuery {
+    pub(crate) fn page(&self) -> Result<PageRequest, Error> {
+        bounded("labels", self.labels.as_deref(), 2000)?;
+        bounded("cursor", self.cursor.as_deref(), 200)?;
+        PageRequest::new(self.limit, self.cursor.as_deref(), self.labels.as_deref())
+    }
+
+    /// Whether a page of it is asked for.
+    pub(crate) fn is_paged(&self) -> bool {
+        self.limit.is_some() || self.cursor.is_some()
+    }
+}
+
 impl ListQuery {
     pub(crate) fn page(&self) -> Result<PageRequest, Error> {
         bounded("labels", self.labels.as_deref(), 2000)?;

@@ -18,6 +18,7 @@ use wharf_domain::{Code, Error, Name, limits};
 
 use super::body::Answer;
 use super::headers::{self, Came};
+use super::patience::{Side, watched};
 use super::relay::relay;
 use crate::app::App;
 use crate::metrics::Carrier;
@@ -118,6 +119,20 @@ fn unanswered(computer: &str, port: u16, error: hyper::Error) -> Error {
     Error::new(Code::BadGateway, detail).because(error)
 }
 
+fn overdue(late: Side, computer: &str, port: u16) -> Error {
+    let detail = match late {
+        Side::Program => format!(
+            "what listens on port {port} of session {computer} did not begin to answer within {} s (limit PORT_ANSWER_SECONDS)",
+            limits::PORT_ANSWER_SECONDS
+        ),
+        Side::Caller => format!(
+            "nothing more of the body came for {} s (limit PORT_IDLE_SECONDS); send it without such a pause",
+            limits::PORT_IDLE_SECONDS
+        ),
+    };
+    Error::new(Code::Timeout, detail)
+}
+
 fn too_large() -> Error {
     let most = limits::PORT_BODY_BYTES;
     Error::new(Code::TooLarge, format!("the body is over {most} bytes (limit PORT_BODY_BYTES)"))
@@ -151,6 +166,7 @@ pub(crate) async fn exchange(
     // What the caller's connection carried along is none of the program's business.
     head.extensions = http::Extensions::new();
     let body = Limited::new(body, usize::try_from(limits::PORT_BODY_BYTES).unwrap_or(usize::MAX));
+    let (body, patience) = watched(body, ANSWER, IDLE);
 
     let name = computer.name().to_string();
     let answered = async {
@@ -167,13 +183,10 @@ pub(crate) async fn exchange(
             .await
             .map_err(|e| unanswered(&name, port, e))
     };
-    let mut response = tokio::time::timeout(ANSWER, answered).await.unwrap_or_else(|_| {
-        let seconds = limits::PORT_ANSWER_SECONDS;
-        let detail = format!(
-            "what listens on port {port} of session {name} did not begin to answer within {seconds} s (limit PORT_ANSWER_SECONDS)"
-        );
-        Err(Error::new(Code::Timeout, detail))
-    })?;
+    let mut response = tokio::select! {
+        answer = answered => answer?,
+        late = patience.over() => return Err(overdue(late, &name, port)),
+    };
     let held: Held = (computer.in_use(), place);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let protocol = response.headers().get(UPGRADE).filter(|_| switched).cloned();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
     LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    TRANSFER_ENCODING, UPGRADE, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Version};
 
@@ -172,6 +172,18 @@ fn relocated(location: &str, prefix: &str, port: u16) -> Option<String> {
     };
     let absolute = path.starts_with('/') && !path.starts_with("//");
     absolute.then(|| format!("{prefix}{path}"))
+}
+
+/// Pages of a port's host name stand in frames of that host name alone, since a page of another session around them could
+/// have a person click in them. A program's own policy stays beside this: a browser keeps to all there are. Browsers that
+/// see ours pass over `X-Frame-Options`, so what that forbids is said here.
+pub(crate) fn framed_by_itself(headers: &mut HeaderMap) {
+    let denied = headers
+        .get_all(X_FRAME_OPTIONS)
+        .iter()
+        .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"deny"));
+    let who = if denied { "frame-ancestors 'none'" } else { "frame-ancestors 'self'" };
+    headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static(who));
 }
 
 /// An answer of a program at its own host name. Cookies stay with that host: one for a whole domain would reach other

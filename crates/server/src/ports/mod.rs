@@ -8,6 +8,7 @@ mod body;
 mod busy;
 mod exchange;
 pub(crate) mod headers;
+mod patience;
 mod relay;
 
 pub(crate) use busy::Busy;

@@ -3,13 +3,14 @@
 use std::io;
 
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
+use uuid::Uuid;
 use wharf_domain::egress::{Egress, Policy};
 use wharf_domain::manifest::{Limits, Place, registries};
 use wharf_domain::rbac::{Resource, Verb};
@@ -20,9 +21,10 @@ use wharf_store::agents::blobs::{Blob, Hasher};
 use wharf_store::agents::{Build, BuildState, NewBuild};
 use wharf_store::repos::Due;
 use wharf_store::sessions::NewSession;
-use wharf_store::{Caller, PageRequest, Permit, Store};
+use wharf_store::{Caller, PageRequest, Permit, Scope, Store};
 use wharf_wire::api;
 
+use super::list_watch::{self, Watched};
 use super::packages::AgentPath;
 use super::{build_sources, promises, sessions, view};
 use crate::app::App;
@@ -78,6 +80,26 @@ pub(crate) struct BuildQuery {
     /// Of an upload: the image it is built in; the one its `wharf.toml` names, else the space's default, else `base`.
     #[param(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63)]
     image: Option<Name>,
+    /// Of an upload: CPU of the build's computer, 1000 for one core; the space's default when absent, as the limits below.
+    #[param(minimum = 10, maximum = 1_024_000)]
+    cpu_millis: Option<u32>,
+    /// Of an upload: memory of the build's computer.
+    #[param(minimum = 16, maximum = 16_777_216)]
+    memory_mib: Option<u32>,
+    /// Of an upload: what the build may write.
+    #[param(minimum = 16, maximum = 1_073_741_824)]
+    disk_mib: Option<u32>,
+    /// Of an upload: processes of the build.
+    #[param(minimum = 8, maximum = 4_194_304)]
+    pids: Option<u32>,
+}
+
+impl BuildQuery {
+    fn resources(&self) -> Option<api::ResourcesPatch> {
+        let Self { cpu_millis, memory_mib, disk_mib, pids, .. } = *self;
+        let patch = api::ResourcesPatch { cpu_millis, memory_mib, disk_mib, pids };
+        (patch != api::ResourcesPatch::default()).then_some(patch)
+    }
 }
 
 /// Build an agent
@@ -117,7 +139,8 @@ pub(crate) async fn start_build(
             let body = request.into_body().into_data_stream().map_err(io::Error::other);
             let blob = keep(&app.store, body).await?;
             let key = key.body(&raw, blob.digest.as_bytes());
-            let named = Place { image: query.image, ..Place::default() };
+            let resources = query.resources().map(limits_of).unwrap_or_default();
+            let named = Place { image: query.image, resources };
             (Asked { named, ..Asked::of(json!({"upload": blob.digest}), Some(blob)) }, key)
         }
         _ => {
@@ -192,7 +215,7 @@ pub(crate) async fn begin(
     let image = image(&asked)?.or(defaults.image);
     let image = image.unwrap_or_else(|| app.settings.sessions.default_image.clone());
     let runtime = app.runtimes.name_for(&image).to_owned();
-    promises::limits(app, &runtime, &resources).await?;
+    promises::computer(app, &runtime, &resources, true).await?;
     let new = NewSession {
         resources,
         runtime: Some(runtime),
@@ -232,9 +255,11 @@ async fn from_git(
 ) -> Result<Asked, Error> {
     let body: api::StartBuild = serde_json::from_slice(bytes)
         .map_err(|e| Error::new(Code::InvalidField, format!("that is no build to begin: {e}")))?;
-    if query.image.is_some() {
-        let detail = "of a build from a repository the image is named in the body";
-        return Err(Error::new(Code::InvalidField, detail).field("image"));
+    for (field, given) in [("image", query.image.is_some()), ("resources", query.resources().is_some())] {
+        if given {
+            let detail = format!("of a build from a repository {field} is said in the body");
+            return Err(Error::new(Code::InvalidField, detail).field(field));
+        }
     }
     if let Some(reference) = &body.git.reference {
         remote::check_ref(reference).map_err(|e| e.field("git.ref"))?;
@@ -305,21 +330,55 @@ pub(crate) struct BuildsQuery {
     /// Only builds of this agent.
     #[param(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63)]
     agent: Option<Name>,
+    /// Sends changes as server-sent events (or over WebSocket) instead of a page.
+    #[param(value_type = Option<bool>)]
+    watch: Flag,
+    /// With `watch`: where to begin, as a page said; from now when absent.
+    #[param(max_length = 64)]
+    resource_version: Option<String>,
+}
+
+/// Of one agent, or all.
+struct Builds(Option<Name>);
+
+impl Watched for Builds {
+    const RESOURCE: Resource = Resource::Builds;
+    type Object = api::Build;
+
+    async fn find(&self, scope: &mut Scope, id: Uuid) -> Result<Option<(String, api::Build)>, Error> {
+        let build = show(scope.builds().permit(BuildId::from_uuid(id), Verb::Watch).await?.into_row());
+        let wanted = self.0.as_ref().is_none_or(|agent| *agent == build.agent);
+        Ok(wanted.then(|| (build.agent.to_string(), build)))
+    }
 }
 
 /// List builds
+///
+/// `watch=true` sends what changes from `resource_version` on instead. Ended builds that no version came of, or whose version is
+/// gone, are removed after `BUILD_DAYS`, but an agent's newest; logs after `BUILD_LOG_DAYS`.
 #[utoipa::path(get, path = "/v1/spaces/{space}/builds", tag = "agents", params(BuildsQuery),
-    responses((status = 200, body = api::Page<api::Build>)))]
+    responses((status = 200, description = "A page of builds, or their changes.", content(
+        (api::WatchPage<api::Build> = "application/json"), (api::WatchEvent<api::Build> = "text/event-stream")))))]
 pub(crate) async fn list_builds(
     State(app): State<App>,
-    Auth { caller, .. }: Auth,
+    context: RequestContext,
+    auth: Auth,
     At(at): At<SpacePath>,
     Query(query): Query<BuildsQuery>,
-) -> Result<Json<api::Page<api::Build>>, Problem> {
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Problem> {
     let page = PageRequest::new(query.limit, query.cursor.as_deref(), None)?;
-    let mut scope = app.store.scope(&caller, &at.space).await?;
+    let from = query.resource_version.as_deref();
+    let is_paged = query.limit.is_some() || query.cursor.is_some();
+    if list_watch::is_watch(query.watch, from, is_paged)? {
+        let watch = list_watch::open(&app, &auth, at.space, from, &headers, Builds(query.agent)).await?;
+        return Ok(stream::answer(&app, context, upgrade, watch));
+    }
+    let mut scope = app.store.scope(&auth.caller, &at.space).await?;
+    let position = scope.position().await?;
     let builds = scope.builds().list(query.agent.as_ref(), &page).await?;
-    Ok(Json(view::page(builds, show)))
+    Ok(Json(list_watch::page(view::page(builds, show), position)).into_response())
 }
 
 /// Get a build

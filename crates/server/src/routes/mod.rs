@@ -15,6 +15,7 @@ mod fault;
 mod files;
 mod images;
 mod lineage;
+mod list_watch;
 mod messages;
 mod packages;
 mod policies;
@@ -28,6 +29,7 @@ mod published;
 mod repos;
 mod role_bindings;
 mod roles;
+mod runtimes;
 mod secrets;
 mod served;
 mod server;
@@ -115,8 +117,10 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(packages::list_agents, packages::create_agent))
         .routes(routes!(packages::get_agent, packages::patch_agent, packages::delete_agent))
+        .routes(routes!(runtimes::list_runtimes))
         .routes(routes!(packages::list_agent_versions))
         .routes(routes!(packages::activate_agent_version))
+        .routes(routes!(packages::delete_agent_version))
         .routes(routes!(builds::start_build))
         .routes(routes!(builds::list_builds))
         .routes(routes!(builds::get_build))

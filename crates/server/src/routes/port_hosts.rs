@@ -2,7 +2,8 @@
 //!
 //! A browser comes with a link, which becomes a cookie of that host name alone; a program may send a token as
 //! `Authorization: Bearer`. Neither goes any further. Host names of one installation are one site to a browser, so a
-//! cookie by itself proves nothing: what another origin began is refused, unless it is somebody following a link.
+//! cookie by itself proves nothing: what another origin began is refused, unless it is somebody following a link in a
+//! window of its own. Nothing here can be framed by another origin.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::ports::visit;
 use crate::app::App;
 use crate::context;
 use crate::extract::{bearer, meta};
-use crate::ports::headers::{Came, cookie, without_cookies};
+use crate::ports::headers::{Came, cookie, framed_by_itself, without_cookies};
 use crate::ports::{Front, exchange};
 use crate::problem::{AsItIs, AsPage, Problem};
 
@@ -82,7 +83,7 @@ async fn door(State(doors): State<Doors>, request: Request) -> Response {
             .get(ACCEPT)
             .and_then(|a| a.to_str().ok())
             .is_some_and(|a| a.contains("text/html"));
-    match open(&doors, request).await {
+    let mut response = match open(&doors, request).await {
         Ok(response) => response,
         Err(error) => {
             let mut response = Problem(error).into_response();
@@ -91,7 +92,9 @@ async fn door(State(doors): State<Doors>, request: Request) -> Response {
             }
             response
         }
-    }
+    };
+    framed_by_itself(response.headers_mut());
+    response
 }
 
 async fn open(doors: &Doors, request: Request) -> Result<Response, Error> {
@@ -220,7 +223,10 @@ fn same_origin(doors: &Doors, at: &PortHost, parts: &Parts) -> Result<(), Error>
         );
         Err(Error::new(Code::Forbidden, detail))
     };
-    let opened = parts.method == Method::GET && value("sec-fetch-mode") == Some("navigate");
+    // A page in a frame is a navigation too: of the page around it, and not of a person.
+    let opened = parts.method == Method::GET
+        && value("sec-fetch-mode") == Some("navigate")
+        && value("sec-fetch-dest") == Some("document");
     if let Some(origin) = parts.headers.get(ORIGIN) {
         let own = host_name(parts).map(|host| doors.hosts.origin(host));
         let same = own.is_some_and(|own| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()));

@@ -3,18 +3,26 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::IntoResponse;
-use http::StatusCode;
-use wharf_domain::rbac::Verb;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use uuid::Uuid;
+use wharf_domain::labels::Selector;
+use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::{Code, Error, NameOrId, PublishedId, limits};
+use wharf_store::Scope;
 use wharf_store::published::Published;
 use wharf_wire::api;
 
+use super::list_watch::{self, Watched};
 use super::tokens::NO_STORE;
 use super::view;
 use crate::app::App;
-use crate::extract::{At, Auth, FromPath, IfMatch, Json, ListQuery, OptionalJson, Params, Query, SpacePath};
+use crate::context::RequestContext;
+use crate::extract::{
+    At, Auth, FromPath, IfMatch, Json, OptionalJson, Params, Query, SpacePath, Upgrade, WatchQuery,
+};
 use crate::problem::Problem;
+use crate::stream;
 
 pub(crate) struct PublishedPath {
     at: SpacePath,
@@ -50,21 +58,50 @@ pub(super) fn show(app: &App, p: Published) -> api::Published {
     }
 }
 
+struct Copies {
+    app: App,
+    labels: Selector,
+}
+
+impl Watched for Copies {
+    const RESOURCE: Resource = Resource::Published;
+    type Object = api::Published;
+
+    async fn find(&self, scope: &mut Scope, id: Uuid) -> Result<Option<(String, api::Published)>, Error> {
+        let at = NameOrId::Id(PublishedId::from_uuid(id));
+        let copy = show(&self.app, scope.published().permit(&at, Verb::Watch).await?.into_row());
+        Ok(self.labels.matches(&copy.labels).then(|| (copy.name.to_string(), copy)))
+    }
+}
+
 /// List a space's published copies
 ///
-/// Those of deleted sessions too.
-#[utoipa::path(get, path = "/v1/spaces/{space}/published", tag = "published", params(ListQuery),
-    responses((status = 200, body = api::Page<api::Published>)))]
+/// Those of deleted sessions too. `watch=true` sends what changes from `resource_version` on instead.
+#[utoipa::path(get, path = "/v1/spaces/{space}/published", tag = "published", params(WatchQuery),
+    responses((status = 200, description = "A page of published copies, or their changes.", content(
+        (api::WatchPage<api::Published> = "application/json"),
+        (api::WatchEvent<api::Published> = "text/event-stream")))))]
 pub(crate) async fn list_published(
     State(app): State<App>,
-    Auth { caller, .. }: Auth,
+    context: RequestContext,
+    auth: Auth,
     At(at): At<SpacePath>,
-    Query(query): Query<ListQuery>,
-) -> Result<Json<api::Page<api::Published>>, Problem> {
+    Query(query): Query<WatchQuery>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Problem> {
     let page = query.page()?;
-    let mut scope = app.store.scope(&caller, &at.space).await?;
+    let from = query.resource_version.as_deref();
+    if list_watch::is_watch(query.watch, from, query.is_paged())? {
+        let watched = Copies { app: app.clone(), labels: page.labels };
+        let watch = list_watch::open(&app, &auth, at.space, from, &headers, watched).await?;
+        return Ok(stream::answer(&app, context, upgrade, watch));
+    }
+    let mut scope = app.store.scope(&auth.caller, &at.space).await?;
+    let position = scope.position().await?;
     let found = scope.published().list(None, &page).await?;
-    Ok(Json(view::page(found, |p| show(&app, p))))
+    let found = view::page(found, |p| show(&app, p));
+    Ok(Json(list_watch::page(found, position)).into_response())
 }
 
 /// Get a published copy

@@ -1,24 +1,30 @@
 //! Git repositories of a space: made, listed, changed, deleted. What is in them travels by git's protocol (`crate::git`).
 
 use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
-use wharf_domain::rbac::Verb;
+use uuid::Uuid;
+use wharf_domain::labels::Selector;
+use wharf_domain::rbac::{Resource, Verb};
 use wharf_domain::repo::Branch;
 use wharf_domain::{Code, Error, Name, NameOrId, RepoId, limits, quota};
+use wharf_store::Scope;
 use wharf_store::repos::{NewRepo, Repo, RepoPatch};
 use wharf_wire::api;
 
+use super::list_watch::{self, Watched};
 use super::view;
 use crate::app::App;
+use crate::context::RequestContext;
 use crate::extract::{
-    At, Auth, FromPath, Halt, IfMatch, Json, Keyed, ListQuery, Params, Query, SpacePath, bounded,
+    At, Auth, FromPath, Halt, IfMatch, Json, Keyed, Params, Query, SpacePath, Upgrade, WatchQuery, bounded,
 };
 use crate::problem::Problem;
+use crate::stream;
 
 pub(crate) struct RepoPath {
     at: SpacePath,
@@ -59,20 +65,51 @@ fn check_bytes(max: Option<u64>) -> Result<(), Error> {
     Ok(())
 }
 
+struct Repos {
+    app: App,
+    labels: Selector,
+}
+
+impl Watched for Repos {
+    const RESOURCE: Resource = Resource::Repos;
+    type Object = api::Repo;
+
+    async fn find(&self, scope: &mut Scope, id: Uuid) -> Result<Option<(String, api::Repo)>, Error> {
+        let space = scope.space()?.name.clone();
+        let at = NameOrId::Id(RepoId::from_uuid(id));
+        let repo = show(&self.app, &space, scope.repos().permit(&at, Verb::Watch).await?.into_row());
+        Ok(self.labels.matches(&repo.labels).then(|| (repo.name.to_string(), repo)))
+    }
+}
+
 /// List git repositories
-#[utoipa::path(get, path = "/v1/spaces/{space}/repos", tag = "repos", params(ListQuery),
-    responses((status = 200, body = api::Page<api::Repo>)))]
+///
+/// `watch=true` sends what changes from `resource_version` on instead.
+#[utoipa::path(get, path = "/v1/spaces/{space}/repos", tag = "repos", params(WatchQuery),
+    responses((status = 200, description = "A page of repositories, or their changes.", content(
+        (api::WatchPage<api::Repo> = "application/json"), (api::WatchEvent<api::Repo> = "text/event-stream")))))]
 pub(crate) async fn list_repos(
     State(app): State<App>,
-    Auth { caller, .. }: Auth,
+    context: RequestContext,
+    auth: Auth,
     At(at): At<SpacePath>,
-    Query(query): Query<ListQuery>,
-) -> Result<Json<api::Page<api::Repo>>, Problem> {
+    Query(query): Query<WatchQuery>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Problem> {
     let page = query.page()?;
-    let mut scope = app.store.scope(&caller, &at.space).await?;
+    let from = query.resource_version.as_deref();
+    if list_watch::is_watch(query.watch, from, query.is_paged())? {
+        let watched = Repos { app: app.clone(), labels: page.labels };
+        let watch = list_watch::open(&app, &auth, at.space, from, &headers, watched).await?;
+        return Ok(stream::answer(&app, context, upgrade, watch));
+    }
+    let mut scope = app.store.scope(&auth.caller, &at.space).await?;
+    let position = scope.position().await?;
     let space = scope.space()?.name.clone();
     let repos = scope.repos().list(&page).await?;
-    Ok(Json(view::page(repos, |r| show(&app, &space, r))))
+    let repos = view::page(repos, |r| show(&app, &space, r));
+    Ok(Json(list_watch::page(repos, position)).into_response())
 }
 
 /// Make a git repository

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use wharf_domain::manifest::Kind;
 use wharf_domain::rbac::Verb;
-use wharf_domain::{Code, Error, Name, NameOrId};
+use wharf_domain::{Code, Error, Name, NameOrId, limits};
 use wharf_store::Scope;
 use wharf_store::agents::Unmet;
 use wharf_store::sessions::SessionRow;
@@ -13,17 +13,15 @@ use wharf_wire::api::{self, AgentKind};
 
 use super::view;
 
-/// Agents of one session.
-const AGENTS: usize = 16;
-
 /// Checks every agent of a request.
 pub(super) fn check(body: &api::CreateSession) -> Result<(), Error> {
     if let Some(agent) = &body.agent {
         check_one(agent, "agent")?;
     }
     let count = body.agents.len() + usize::from(body.agent.is_some());
-    if count > AGENTS {
-        return Err(refuse("agents", &format!("a session has up to {AGENTS} agents")));
+    let most = limits::SESSION_AGENTS;
+    if count > most {
+        return Err(refuse("agents", &format!("a session has up to {most} agents (limit SESSION_AGENTS)")));
     }
     let mut names: Vec<&str> = body.agent.iter().map(api::Agent::address).collect();
     for (at, agent) in body.agents.iter().enumerate() {

@@ -127,7 +127,8 @@ pub(crate) async fn fork_session(
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
     }
-    promises::limits(&app, &parent.runtime, &resources.unwrap_or(parent.resources)).await?;
+    let wanted = resources.unwrap_or(parent.resources);
+    promises::computer(&app, &parent.runtime, &wanted, parent.allow_root).await?;
     let permit = scope.sessions().allow(body.name.as_ref()).await?;
     let fork = NewFork {
         name: body.name,

@@ -14,7 +14,7 @@ use wharf_store::sessions::{Include, NewSession, SessionFilter, SessionPatch, Se
 use wharf_store::{Permit, Scope, SpaceRef};
 use wharf_wire::api;
 
-use super::{promises, session_agents, session_watch, view};
+use super::{list_watch, promises, session_agents, session_watch, view};
 use crate::app::App;
 use crate::context::RequestContext;
 use crate::extract::{
@@ -69,32 +69,19 @@ pub(crate) async fn list_sessions(
     upgrade: Upgrade,
 ) -> Result<Response, Problem> {
     let page = wharf_store::PageRequest::new(query.limit, query.cursor.as_deref(), query.labels.as_deref())?;
-    if query.watch.0 {
-        if query.limit.is_some() || query.cursor.is_some() {
-            return Err(Error::new(Code::InvalidField, "limit and cursor are for pages, not for a watch")
-                .field("watch")
-                .into());
-        }
-        let watch = session_watch::open(&app, &auth, at.space, &query, page.labels, &headers).await?;
+    let is_paged = query.limit.is_some() || query.cursor.is_some();
+    let from = query.resource_version.as_deref();
+    if list_watch::is_watch(query.watch, from, is_paged)? {
+        let watched = session_watch::Sessions { filter: query.filter(), labels: page.labels };
+        let watch = list_watch::open(&app, &auth, at.space, from, &headers, watched).await?;
         return Ok(crate::stream::answer(&app, context, upgrade, watch));
     }
-    if query.resource_version.is_some() {
-        return Err(Error::new(Code::InvalidField, "resource_version goes with watch=true")
-            .field("resource_version")
-            .into());
-    }
     let mut scope = app.store.scope(&auth.caller, &at.space).await?;
-    // The position first: what changes between the two reads is watched again rather than missed.
     let position = scope.position().await?;
     let space = scope.space()?.name.clone();
     let found = scope.sessions().list(&query.filter(), &page).await?;
     let found = view::try_page(found, |row| view::session(&space, row))?;
-    let page = api::WatchPage {
-        items: found.items,
-        next_cursor: found.next_cursor,
-        resource_version: position.to_string(),
-    };
-    Ok(Json(page).into_response())
+    Ok(Json(list_watch::page(found, position)).into_response())
 }
 
 /// What an answer may wait for.
@@ -258,7 +245,8 @@ async fn new_session(
         Some((source, include)) if include.files => source.runtime().to_owned(),
         _ => app.runtimes.name_for(&image).to_owned(),
     };
-    promises::limits(app, &runtime, &resources).await?;
+    let allow_root = body.allow_root.unwrap_or(true);
+    promises::computer(app, &runtime, &resources, allow_root).await?;
     Ok(NewSession {
         name: body.name,
         image,
@@ -270,7 +258,7 @@ async fn new_session(
         network,
         instructions,
         setup: body.setup,
-        allow_root: body.allow_root.unwrap_or(true),
+        allow_root,
         prompt: body.prompt.map(|p| view::to_json(&p)).transpose()?,
         idle_timeout_seconds: body
             .idle_timeout_seconds
@@ -374,9 +362,7 @@ pub(crate) async fn patch_session(
     let resources = body.resources.map(|r| r.over(permit.resources));
     if let Some(resources) = &resources {
         check_resources(&app, resources)?;
-        if resources.disk_mib != permit.resources.disk_mib {
-            promises::new_disk(&app, &permit, resources.disk_mib).await?;
-        }
+        promises::new_limits(&app, &permit, resources).await?;
     }
     let network =
         body.network.map(|n| view::network(&permit.network).map(|base| n.over(base))).transpose()?;

@@ -126,6 +126,7 @@ fn merged(old: &Quotas, patch: api::QuotasPatch) -> Quotas {
             .unwrap_or(old.model_cost_micro_usd_per_day),
         egress_bytes_per_day: patch.egress_bytes_per_day.unwrap_or(old.egress_bytes_per_day),
         git_bytes: patch.git_bytes.unwrap_or(old.git_bytes),
+        package_bytes: patch.package_bytes.unwrap_or(old.package_bytes),
     }
 }
 
@@ -138,6 +139,7 @@ fn check_quotas(quotas: &Quotas) -> Result<(), Error> {
         ("model_cost_micro_usd_per_day", quotas.model_cost_micro_usd_per_day),
         ("egress_bytes_per_day", quotas.egress_bytes_per_day),
         ("git_bytes", quotas.git_bytes),
+        ("package_bytes", quotas.package_bytes),
     ];
     for (name, value) in lines {
         if value.is_some_and(|v| v > quota::MAX) {

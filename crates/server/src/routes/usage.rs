@@ -71,6 +71,7 @@ pub(crate) async fn get_usage(
         model_cost_micro_usd_per_day: line(models.today_cost_micro_usd, quotas.model_cost_micro_usd_per_day),
         egress_bytes_per_day: line(models.today_egress_bytes, quotas.egress_bytes_per_day),
         git_bytes: line(used.git_bytes, quotas.git_bytes),
+        package_bytes: line(used.package_bytes, quotas.package_bytes),
         models: api::ModelReport {
             from: filter.from.to_string(),
             to: filter.to.to_string(),

@@ -18,6 +18,7 @@ mod images;
 mod lab;
 mod matrix;
 mod openapi;
+mod packages;
 mod ports;
 mod problems;
 mod promises;

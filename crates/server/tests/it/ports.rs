@@ -348,7 +348,9 @@ impl Browser<'_> {
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.call(Method::GET, path, &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]).await
+        let typed =
+            [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        self.call(Method::GET, path, &typed).await
     }
 }
 
@@ -399,7 +401,7 @@ async fn a_browser_comes_with_a_link_and_has_an_origin_of_its_own() {
     assert!(!format!("{got:?}").contains(token));
     let set: Vec<_> = page.headers.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
     assert_eq!(set, ["theirs=1; Path=/"]);
-    assert_eq!(page.header("content-security-policy"), None);
+    assert_eq!(page.header("content-security-policy"), Some("frame-ancestors 'self'"));
     assert_eq!(page.header("x-content-type-options"), None);
 
     // The program's own paths may look like the API's.
@@ -427,6 +429,7 @@ async fn a_link_opens_one_port_to_its_holder_and_to_no_other_site() {
     assert_eq!(browser.get("/").await.status, 200);
 
     // Another site, or another session's page, in the browser of the link's holder.
+    let dest = |what| ("sec-fetch-dest", what);
     let origin = format!("http://{host}");
     for (headers, status) in [
         (vec![("origin", "http://evil.test")], 403),
@@ -435,14 +438,22 @@ async fn a_link_opens_one_port_to_its_holder_and_to_no_other_site() {
         (vec![("origin", origin.as_str())], 200),
         (vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")], 403),
         (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")], 403),
-        (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], 200),
+        (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), dest("document")], 200),
+        (vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), dest("document")], 200),
+        // A page of another session around it: the navigation is of that page.
+        (vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), dest("iframe")], 403),
+        (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), dest("object")], 403),
+        (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], 403),
+        (vec![("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate"), dest("iframe")], 200),
         (vec![("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")], 200),
     ] {
         assert_eq!(browser.call(Method::GET, "/", &headers).await.status, status, "{headers:?}");
     }
     let posted =
         browser.call(Method::POST, "/", &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]);
-    assert_eq!(posted.await.status, 403);
+    let posted = posted.await;
+    assert_eq!(posted.status, 403);
+    assert_eq!(posted.header("content-security-policy"), Some("frame-ancestors 'self'"));
 
     let elsewhere = |host: String| Browser { lab: &lab, host, cookie: Some(format!("wharf-port={token}")) };
     for host in [format!("{}-other.lab.ports.test", program.port), "1-desk.lab.ports.test".to_owned()] {

@@ -157,7 +157,8 @@ async fn links_expire_are_revoked_and_cannot_be_made_up() {
     let long = link(&admin, "report", json!({"expires_in_seconds": 1200})).await;
     assert_eq!(nobody.get(&short).await.status, 200);
     lab.db.clock.advance(Duration::from_secs(121));
-    nobody.get(&short).await.refused(401, "token_expired");
+    let gone = nobody.get(&short).await.refused(404, "not_found");
+    assert!(gone["detail"].as_str().unwrap().contains("expired"), "{gone}");
     assert_eq!(nobody.get(&long).await.status, 200);
 
     // Without its signature, with a longer life, or for another copy it is none.
@@ -172,10 +173,10 @@ async fn links_expire_are_revoked_and_cannot_be_made_up() {
         format!("{slug}.{expires}.{}", "A".repeat(86)),
         "x".to_owned(),
     ] {
-        nobody.get(&format!("/published/{forged}/")).await.refused(401, "unauthenticated");
+        nobody.get(&format!("/published/{forged}/")).await.refused(404, "not_found");
     }
     admin.delete(&format!("{COPIES}/report/links")).await.expect(204);
-    nobody.get(&long).await.refused(401, "unauthenticated");
+    nobody.get(&long).await.refused(404, "not_found");
     let fresh = link(&admin, "report", json!({})).await;
     assert_eq!(nobody.get(&fresh).await.status, 200);
 
@@ -183,10 +184,10 @@ async fn links_expire_are_revoked_and_cannot_be_made_up() {
     assert!(shown["url"].as_str().unwrap().ends_with(&open), "{shown}");
     assert_eq!(nobody.get(&open).await.status, 200);
     admin.delete(&format!("{COPIES}/open")).await.expect(204);
-    nobody.get(&open).await.refused(401, "unauthenticated");
+    nobody.get(&open).await.refused(404, "not_found");
     let gone = admin.delete(&format!("{DESK}/publish")).await.expect(200);
     assert_eq!(gone["copies"], 1);
-    nobody.get(&fresh).await.refused(401, "unauthenticated");
+    nobody.get(&fresh).await.refused(404, "not_found");
     assert_eq!(admin.get(COPIES).await.expect(200)["items"], json!([]));
     // Who may only look makes no links and sees none.
     let viewer = lab.actor("vera", &[("viewer", Some("lab"))]).await;
@@ -288,7 +289,7 @@ async fn a_copy_counts_until_it_ends_and_its_bytes_are_swept_after_it() {
 
     // Over its time it is gone at once, and swept with the next pass.
     lab.db.clock.advance(Duration::from_secs(3700));
-    lab.nobody().get(&base).await.refused(401, "unauthenticated");
+    lab.nobody().get(&base).await.refused(404, "not_found");
     admin.get(&format!("{COPIES}/report")).await.refused(401, "token_expired");
     let admin = lab.admin().await;
     admin.get(&format!("{COPIES}/report")).await.refused(404, "not_found");

@@ -17,6 +17,7 @@ use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::page::{Page, PageRequest};
 use crate::permit::{New, Permit, locked};
+use crate::quota;
 use crate::scope::{Row, Scope};
 use crate::sessions::SessionRow;
 use crate::spaces::{name, time, to_json};
@@ -138,11 +139,12 @@ impl Builds<'_> {
     ) -> Result<Build, Error> {
         let id = BuildId::new();
         let author = self.0.caller().identity().name.clone();
+        let source_bytes = new.blob.as_ref().map_or(0, |b| b.bytes);
         let row = sqlx::query(concat!(
             "with b as (
                 insert into builds (id, space_id, agent_id, state, source, blob_id, session_id, created_by, created_at,
-                    image, resources, egress)
-                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8, $9, $10::text::json, $11) returning *
+                    image, resources, egress, bytes)
+                values ($1, $2, $3, 'queued', $4::text::json, $5, $6, $7, $8, $9, $10::text::json, $11, $12) returning *
              ), o as (
                 -- What a push owed to the agent before this is behind it.
                 delete from push_builds where agent_id = $3
@@ -154,16 +156,18 @@ impl Builds<'_> {
         .bind(session.space.uuid())
         .bind(agent.id.uuid())
         .bind(serde_json::to_string(&new.source).map_err(Error::internal)?)
-        .bind(new.blob.map(|b| b.id))
+        .bind(new.blob.as_ref().map(|b| b.id))
         .bind(session.id.uuid())
         .bind(author)
         .bind(self.0.now().to_utc())
         .bind(new.asked.image.as_ref().map(Name::as_str))
         .bind(serde_json::to_string(&new.asked.resources).map_err(Error::internal)?)
         .bind(new.egress.as_ref().map(to_json).transpose()?)
+        .bind(source_bytes)
         .fetch_one(self.0.tx()?)
         .await
         .or_domain()?;
+        quota::admit_packages(self.0.tx()?, session.space, source_bytes).await?;
         let build = read(&row)?;
         let called = Some(build.agent.as_str());
         let detail = json!({"source": build.source, "session": build.session, "egress": build.egress});

@@ -2,14 +2,12 @@
 
 use sqlx::Row as _;
 use uuid::Uuid;
-use wharf_domain::Error;
+use wharf_domain::{Error, limits};
 
 use super::blobs::Blob;
 use super::work::{BuildTask, BuildWork, lost};
 use crate::error::OrDomain as _;
-
-/// Caches kept of one agent; the oldest goes first.
-const KEPT: i64 = 2;
+use crate::quota;
 
 /// A cache that may be of use.
 #[derive(Clone, Copy, Debug)]
@@ -41,34 +39,51 @@ impl BuildWork {
             .or_domain()
     }
 
-    /// Keeps a cache, and of the agent's others only the newest.
+    /// Keeps a cache, and of the agent's others only the newest. `quota_exceeded` where the space has no room for it.
     pub async fn keep_cache(&self, task: &BuildTask, key: &str, blob: &Blob) -> Result<(), Error> {
-        let kept = sqlx::query(
-            "insert into build_caches (agent_id, key, blob_id, used_at)
-             select $1, $2, $3, $4 where exists (select from builds where id = $5 and lease_token = $6)
-             on conflict (agent_id, key) do update set blob_id = excluded.blob_id, used_at = excluded.used_at",
+        let (agent, space) = (task.build.agent_id.uuid(), task.build.space);
+        let mut tx = self.store().pool().begin().await.or_domain()?;
+        let held: i64 = sqlx::query_scalar(
+            "select coalesce(sum(bytes), 0)::bigint from build_caches where agent_id = $1",
         )
-        .bind(task.build.agent_id.uuid())
+        .bind(agent)
+        .fetch_one(&mut *tx)
+        .await
+        .or_domain()?;
+        let kept = sqlx::query(
+            "insert into build_caches (agent_id, space_id, key, blob_id, bytes, used_at)
+             select $1, $2, $3, $4, $5, $6 where exists (select from builds where id = $7 and lease_token = $8)
+             on conflict (agent_id, key) do update
+             set blob_id = excluded.blob_id, bytes = excluded.bytes, used_at = excluded.used_at",
+        )
+        .bind(agent)
+        .bind(space.uuid())
         .bind(key)
         .bind(blob.id)
+        .bind(blob.bytes)
         .bind(self.store().now().to_utc())
         .bind(task.build.id.uuid())
         .bind(task.token)
-        .execute(self.store().pool())
+        .execute(&mut *tx)
         .await
         .or_domain()?;
         if kept.rows_affected() != 1 {
             return Err(lost(task.build.id));
         }
-        sqlx::query(
-            "delete from build_caches where agent_id = $1 and key not in
-                (select key from build_caches where agent_id = $1 order by used_at desc, key limit $2)",
+        let now: i64 = sqlx::query_scalar(
+            "with gone as (
+                delete from build_caches where agent_id = $1 and key not in
+                    (select key from build_caches where agent_id = $1 order by used_at desc, key limit $2)
+                returning bytes
+             ) select ((select coalesce(sum(bytes), 0) from build_caches where agent_id = $1)
+                - (select coalesce(sum(bytes), 0) from gone))::bigint",
         )
-        .bind(task.build.agent_id.uuid())
-        .bind(KEPT)
-        .execute(self.store().pool())
+        .bind(agent)
+        .bind(i64::from(limits::BUILD_CACHES))
+        .fetch_one(&mut *tx)
         .await
         .or_domain()?;
-        Ok(())
+        quota::admit_packages(&mut tx, space, now - held).await?;
+        tx.commit().await.or_domain()
     }
 }

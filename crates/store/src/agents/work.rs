@@ -14,6 +14,7 @@ use super::builds::{Build, build_columns, read};
 use crate::error::OrDomain as _;
 use crate::events::Event;
 use crate::permit::Permit;
+use crate::quota;
 use crate::scope::Scope;
 use crate::sessions::SessionRow;
 use crate::spaces::to_json;
@@ -228,8 +229,8 @@ impl BuildWork {
                 where id = $1 returning last_version
              ), v as (
                 insert into agent_versions (agent_id, version, build_id, blob_id, digest, bytes, manifest, created_by,
-                    created_at)
-                select $1, a.last_version, $3, $4, $5, $6, $7::text::json, $8, $2 from a
+                    created_at, space_id)
+                select $1, a.last_version, $3, $4, $5, $6, $7::text::json, $8, $2, $9 from a
              ) select last_version from a",
         )
         .bind(build.agent_id.uuid())
@@ -240,9 +241,23 @@ impl BuildWork {
         .bind(layer.bytes)
         .bind(manifest.to_string())
         .bind(&build.created_by)
+        .bind(build.space.uuid())
         .fetch_one(scope.tx()?)
         .await
         .or_domain()?;
+        quota::admit_packages(scope.tx()?, build.space, layer.bytes).await?;
+        let row = sqlx::query(
+            "select id, name, description, labels, active, resource_version, created_at, updated_at from agents
+             where id = $1",
+        )
+        .bind(build.agent_id.uuid())
+        .fetch_one(scope.tx()?)
+        .await
+        .or_domain()?;
+        let agent = super::read(&row)?;
+        let (name, changed) = (Some(agent.name.as_str()), agent.resource_version);
+        let id = agent.id.uuid();
+        scope.emit(Event::new("updated", Resource::Agents, id, name, changed, to_json(&agent)?));
         self.end(&mut scope, task, "succeeded", None, Some(version)).await?;
         scope.commit().await?;
         Ok(version)
@@ -266,7 +281,8 @@ impl BuildWork {
         let now = scope.now().to_utc();
         let row = sqlx::query(concat!(
             "with b as (
-                update builds set state = $3, reason = $4, version = $5, ended_at = $6, lease_until = null, blob_id = null
+                update builds set state = $3, reason = $4, version = $5, ended_at = $6, lease_until = null, blob_id = null,
+                    bytes = 0
                 where id = $1 and lease_token = $2 and state = 'running' returning *
              ) select ",
             build_columns!(),

@@ -163,7 +163,7 @@ impl FileCopy<'_> {
         let key = format!("file-{}", std::mem::take(&mut self.hash).digest());
         let digest = key.trim_start_matches("file-sha256:").to_owned();
         let known = match self.writer {
-            None => self.copier.store.blob(&key).await?,
+            None => self.copier.store.blob_again(&key).await?,
             Some(_) => None,
         };
         let blob = match known {

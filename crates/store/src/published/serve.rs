@@ -45,13 +45,14 @@ pub enum Served {
 
 fn nowhere() -> Error {
     Error::new(
-        Code::Unauthenticated,
+        Code::NotFound,
         "this link leads nowhere (any more); ask whoever gave it to you for another one",
     )
 }
 
 impl Store {
-    /// `unauthenticated` for a link that is none (any more), `token_expired` for one that was.
+    /// `not_found` for a link that is none, or none any more: whether there was ever anything is nobody's business but its
+    /// holder's, who is told that it has expired.
     pub async fn open_published(&self, text: &str) -> Result<Open, Error> {
         let asked = link::read(text).ok_or_else(nowhere)?;
         let now = self.now();
@@ -76,7 +77,7 @@ impl Store {
                 }
                 if expires.saturating_mul(1000) <= now.millis() {
                     let detail = "this link has expired; ask whoever gave it to you for another one";
-                    return Err(Error::new(Code::TokenExpired, detail));
+                    return Err(Error::new(Code::NotFound, detail));
                 }
             }
         }

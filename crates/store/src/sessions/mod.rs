@@ -138,11 +138,6 @@ impl Sessions<'_> {
         self.0.allow_new::<SessionRow>(name.map(Name::as_str)).await
     }
 
-    /// Allows watching the list, or answers 403.
-    pub async fn allow_watch(&mut self) -> Result<(), Error> {
-        self.0.listing(Resource::Sessions, Verb::Watch).await.map(drop)
-    }
-
     pub async fn list(
         &mut self,
         filter: &SessionFilter,

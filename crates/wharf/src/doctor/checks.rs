@@ -145,12 +145,28 @@ fn docker(s: &Settings) -> Vec<Finding> {
             "keep its data on xfs with project quotas, or set docker.waive_disk_limit",
         ));
     }
-    if !can.user_namespaces {
-        found.push(Finding::warn(
+    if !can.swap_free {
+        found.push(Finding::fail(
             AREA,
-            "root in a session is root of the machine held by capabilities and system calls alone",
-            "set userns-remap in /etc/docker/daemon.json, or keep sessions on the native runtime",
+            "the machine has swap that its kernel does not count for containers, so sessions on the engine are refused",
+            "boot with swapaccount=1, or turn swap off",
         ));
+    }
+    if !can.user_namespaces {
+        found.push(if s.docker.waive_user_namespaces {
+            Finding::warn(
+                AREA,
+                "root in a session is root of the machine, held by capabilities and system calls alone \
+                 (docker.waive_user_namespaces)",
+                "set userns-remap in /etc/docker/daemon.json, or keep sessions on the native runtime",
+            )
+        } else {
+            Finding::fail(
+                AREA,
+                "the engine has no user namespaces, so sessions on it that may become root are refused",
+                "set userns-remap in /etc/docker/daemon.json, or set docker.waive_user_namespaces",
+            )
+        });
     }
     found
 }

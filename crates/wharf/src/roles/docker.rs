@@ -24,6 +24,7 @@ fn run(settings: &Settings, account: &Account) -> Result<()> {
         control_uid: account.uid,
         control_gid: account.gid,
         waive_disk_limit: settings.docker.waive_disk_limit,
+        waive_user_namespaces: settings.docker.waive_user_namespaces,
         ..Told::new(settings.docker_host(), settings.run_dir(), settings.docker_dir(), settings.host_binary())
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -206,6 +206,21 @@ async fn images_choose_their_runtime_and_promises_that_cannot_be_kept_are_refuse
     assert!(why.contains("77 MiB") && why.contains("docker.waive_disk_limit"), "{why}");
     let why = refused(&wharf, &at("there", "fork"), json!({})).await;
     assert!(why.contains("runtime docker"), "{why}");
+
+    // And root inside is the machine's here: without leave for that, only sessions without root are taken.
+    wharf.stop();
+    std::fs::write(&config, text.replace("waive_user_namespaces = true", "")).unwrap();
+    wharf.up().await;
+    until("it is known what the engine can", async || {
+        wharf.post(&at("here", "exec"), json!({ "argv": ["true"] })).await["exit_code"] == 0
+            && wharf.data().join("run/docker.sock").exists()
+    })
+    .await;
+    let why = refused(&wharf, SESSIONS, json!({ "image": "local" })).await;
+    assert!(why.contains("root of the machine") && why.contains("docker.waive_user_namespaces"), "{why}");
+    let rootless = json!({ "name": "rootless", "image": "local", "allow_root": false });
+    let made = wharf.post(&format!("{SESSIONS}?wait=ready"), rootless).await;
+    assert_eq!((&made["state"], &made["runtime"]), (&json!("idle"), &json!("docker")), "{made}");
     wharf.finish();
 }
 

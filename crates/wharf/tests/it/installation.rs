@@ -156,7 +156,8 @@ impl Installation {
             Runtime::Docker => {
                 let engine = Engine::start(&dir.path().join("engine"));
                 let socket = engine.socket().display().to_string();
-                let tables = format!("\n[docker]\nhost = \"{socket}\"\nwaive_disk_limit = true\n");
+                let waived = "waive_disk_limit = true\nwaive_user_namespaces = true\n";
+                let tables = format!("\n[docker]\nhost = \"{socket}\"\n{waived}");
                 (Some(Mutex::new(engine)), "runtime = \"docker\"\n", tables)
             }
         };

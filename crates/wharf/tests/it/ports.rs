@@ -1,5 +1,5 @@
 //! Ports and publishing of a real session: a web server and a WebSocket written in the image's own Python, a local forward
-//! of the command line, a closed session woken, and a copy that outlives its session.
+//! of the command line, the same by host name, a closed session woken both ways, and a copy that outlives its session.
 //!
 //! Runs where `wharf image build base` has left its archive; its absence is said, and a failure only where
 //! WHARF_TEST_REQUIRE names `base-image`.
@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::installation::{Installation, Runtime, SPACE, image_archive, possible_on};
+use crate::installation::{Installation, Outside, Runtime, SPACE, image_archive, possible_on};
 use crate::on_every_runtime;
 
+const DOMAIN: &str = "ports.test";
 const WEB: &str = "/v1/spaces/lab/sessions/web";
 
 /// A WebSocket that says everything back (RFC 6455), without a library.
@@ -59,6 +60,16 @@ impl Web {
     }
 
     /// Python's own web server, in a directory with one file.
+    /// Starts the program again as soon as somebody's request has brought the computer back.
+    async fn serve_once_back(&self) {
+        let since = Instant::now();
+        while self.state().await != "idle" {
+            assert!(since.elapsed() < Duration::from_secs(120), "it does not come back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.serve().await;
+    }
+
     async fn serve(&self) {
         self.exec("cd /home/agent/site && exec python3 -m http.server 8000 --bind 127.0.0.1", true).await;
         self.listening(8000).await;
@@ -80,6 +91,15 @@ impl Web {
         self.wharf.call(Method::GET, &format!("{WEB}/ports/{path}"), None, None).await.unwrap()
     }
 
+    async fn close(&self) {
+        self.wharf.post(&format!("{WEB}/close"), json!({})).await;
+        let since = Instant::now();
+        while self.state().await != "closed" {
+            assert!(since.elapsed() < Duration::from_secs(60), "it does not close");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn state(&self) -> String {
         self.wharf.get(WEB).await["state"].as_str().unwrap().to_owned()
     }
@@ -89,7 +109,8 @@ on_every_runtime!(programs_in_a_session_are_reached_and_their_files_published);
 
 async fn programs_in_a_session_are_reached_and_their_files_published(runtime: Runtime) {
     let Some(archive) = image_archive("base").filter(|_| possible_on(runtime)) else { return };
-    let wharf = Installation::start_on(runtime).await;
+    let above = format!("port_hosts = \"http://*.{DOMAIN}\"\n");
+    let wharf = Installation::start_with(&Outside { above, runtime, ..Outside::default() }).await;
     wharf.import(&archive, "base").await;
     wharf
         .post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), json!({"name": "web", "image": "base"}))
@@ -123,23 +144,18 @@ async fn programs_in_a_session_are_reached_and_their_files_published(runtime: Ru
     drop(socket);
 
     forward(&web).await;
+    let browser = by_host_name(&web).await;
 
     // Closed: its programs are gone, a request brings the computer back and waits for what is started again.
-    web.wharf.post(&format!("{WEB}/close"), json!({})).await;
-    let since = Instant::now();
-    while web.state().await != "closed" {
-        assert!(since.elapsed() < Duration::from_secs(60), "it does not close");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let started = async {
-        while web.state().await != "idle" {
-            assert!(since.elapsed() < Duration::from_secs(120), "it does not come back");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        web.serve().await;
-    };
-    let (first, ()) = tokio::join!(web.page("8000/index.html"), started);
+    web.close().await;
+    let (first, ()) = tokio::join!(web.page("8000/index.html"), web.serve_once_back());
     assert_eq!((first.0.as_u16(), first.1.as_str()), (200, Some("hello from inside\n")), "{}", first.1);
+
+    // The same by host name: the link that was good before the close is good after it.
+    web.close().await;
+    let (answer, ()) = tokio::join!(browser.open("/index.html", &TYPED), web.serve_once_back());
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.text().await.unwrap(), "hello from inside\n");
 
     publish(&web).await;
     web.wharf.finish();
@@ -177,6 +193,70 @@ async fn forward(web: &Web) {
     for answer in said.await.unwrap() {
         assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("hello from inside\n"), "{answer}");
     }
+}
+
+/// What a browser says of a request that a person typed.
+const TYPED: [(&str, &str); 3] =
+    [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+
+/// Somebody with a link, at the host name of one port.
+struct Browser {
+    http: reqwest::Client,
+    address: String,
+    host: String,
+    cookie: String,
+}
+
+impl Browser {
+    async fn open(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let request = self
+            .http
+            .get(format!("http://{}{path}", self.address))
+            .timeout(Duration::from_secs(60))
+            .header("host", &self.host)
+            .header("accept", "text/html")
+            .header("cookie", &self.cookie);
+        headers.iter().fold(request, |r, (name, value)| r.header(*name, *value)).send().await.unwrap()
+    }
+}
+
+/// A link becomes a cookie of the port's host name; with that the jail's programs are there, WebSockets too, and nobody else
+/// acts in its holder's name.
+async fn by_host_name(web: &Web) -> Browser {
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let host = format!("8000-web.{SPACE}.{DOMAIN}");
+    let mut browser = Browser { http, address: web.wharf.address.clone(), host, cookie: String::new() };
+    let link = async |port: u16| {
+        let made = web.wharf.post(&format!("{WEB}/port-links"), json!({"port": port})).await;
+        made["url"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(browser.open("/index.html", &TYPED).await.status(), StatusCode::UNAUTHORIZED);
+    let url = link(8000).await;
+    let path = url.strip_prefix(&format!("http://{}", browser.host)).unwrap();
+    let entered = browser.open(path, &TYPED).await;
+    assert_eq!(entered.status(), StatusCode::SEE_OTHER);
+    let cookie = entered.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    browser.cookie = cookie;
+    let page = browser.open("/index.html", &TYPED).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    assert_eq!(page.headers()["content-security-policy"], "frame-ancestors 'self'");
+    assert_eq!(page.text().await.unwrap(), "hello from inside\n");
+    let framed =
+        [("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+    assert_eq!(browser.open("/index.html", &framed).await.status(), StatusCode::FORBIDDEN);
+
+    let url = link(9000).await;
+    let token = url.split("link=").nth(1).unwrap().split('&').next().unwrap();
+    let mut request = format!("ws://{}/", web.wharf.address).into_client_request().unwrap();
+    let host = format!("9000-web.{SPACE}.{DOMAIN}");
+    let headers = request.headers_mut();
+    headers.insert("host", host.parse().unwrap());
+    headers.insert("origin", format!("http://{host}").parse().unwrap());
+    headers.insert("cookie", format!("wharf-port={token}").parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    socket.send(Message::Text("by host name".into())).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Text("by host name".into()));
+    browser
 }
 
 async fn publish(web: &Web) {

@@ -77,13 +77,6 @@ pub struct AgentVersion {
     pub created_at: Time,
 }
 
-/// All versions of an agent, newest first; up to 500.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct AgentVersions {
-    /// The versions.
-    pub items: Vec<AgentVersion>,
-}
-
 /// Which version sessions get from now on.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

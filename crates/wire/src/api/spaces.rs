@@ -128,6 +128,10 @@ pub struct QuotasPatch {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     pub git_bytes: Option<Option<u64>>,
+    /// Bytes of what its builds keep together: versions of agents, caches, and uploaded sources while they are built.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    pub package_bytes: Option<Option<u64>>,
 }
 
 /// What a space uses of its quotas.
@@ -151,6 +155,8 @@ pub struct SpaceUsage {
     pub egress_bytes_per_day: Used,
     /// Bytes of its git repositories.
     pub git_bytes: Used,
+    /// Bytes of what its builds keep: versions of agents, caches, and uploaded sources while they are built.
+    pub package_bytes: Used,
     /// Model requests of the days asked for.
     pub models: ModelReport,
 }

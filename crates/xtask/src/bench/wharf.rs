@@ -30,7 +30,8 @@ impl Wharf {
     /// Starts it with sessions on the Docker Engine of that socket.
     pub async fn on_docker(dir: &Path, socket: &Path) -> Result<Self> {
         let config = format!(
-            "runtime = \"docker\"\n[warm]\nbase = 0\n[docker]\nhost = \"{}\"\nwaive_disk_limit = true\n",
+            "runtime = \"docker\"\n[warm]\nbase = 0\n[docker]\nhost = \"{}\"\nwaive_disk_limit = true\n\
+             waive_user_namespaces = true\n",
             socket.display()
         );
         Self::configured(dir, &config).await

@@ -78,6 +78,7 @@ pub(super) fn show(ctx: &Ctx, usage: api::SpaceUsage) -> anyhow::Result<()> {
         line("model_cost_micro_usd_per_day", usage.model_cost_micro_usd_per_day),
         line("egress_bytes_per_day", usage.egress_bytes_per_day),
         line("git_bytes", usage.git_bytes),
+        line("package_bytes", usage.package_bytes),
     ])?;
     let models = &usage.models;
     if models.lines.is_empty() {

@@ -137,3 +137,31 @@ fn cookies_of_a_host_stay_with_it() {
         ["set-cookie: a=1; Path=/; HttpOnly", "set-cookie: b=2", "set-cookie: domain=fine"]
     );
 }
+
+#[test]
+fn a_page_is_framed_by_its_own_host_alone_whatever_its_program_says() {
+    for (own, wanted) in [
+        (vec![], vec!["content-security-policy: frame-ancestors 'self'"]),
+        (
+            vec![("content-security-policy", "default-src 'self'; frame-ancestors *")],
+            vec![
+                "content-security-policy: default-src 'self'; frame-ancestors *",
+                "content-security-policy: frame-ancestors 'self'",
+            ],
+        ),
+        (
+            vec![("x-frame-options", "DENY")],
+            vec!["content-security-policy: frame-ancestors 'none'", "x-frame-options: DENY"],
+        ),
+        (
+            vec![("x-frame-options", "SAMEORIGIN")],
+            vec!["content-security-policy: frame-ancestors 'self'", "x-frame-options: SAMEORIGIN"],
+        ),
+    ] {
+        let mut all = headers(&own);
+        framed_by_itself(&mut all);
+        let mut said = lines(&all);
+        said.sort();
+        assert_eq!(said, wanted);
+    }
+}
