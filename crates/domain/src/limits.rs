@@ -18,14 +18,10 @@ pub const BUILD_SOURCE_SECONDS: u32 = 600;
 pub const BUILD_LOG_BYTES: usize = 4 * 1024 * 1024;
 /// Times a build is begun when what is around it breaks.
 pub const BUILD_ATTEMPTS: i32 = 3;
-/// Builds that one operator works on at the same time; more are queued.
-pub const BUILDS_AT_ONCE: usize = 2;
 /// Seconds until a build's computer must be up.
 pub const BUILD_COMPUTER_SECONDS: u64 = 300;
 /// Caches kept of the builds of one agent; the one used longest ago goes first.
 pub const BUILD_CACHES: u32 = 2;
-/// Agents that one push builds.
-pub const PUSH_BUILDS: i64 = 20;
 /// Bytes of a `wharf.toml`.
 pub const MANIFEST_BYTES: usize = 64 * 1024;
 /// Bytes of another file at the top of a package that is looked into, as its package.json.

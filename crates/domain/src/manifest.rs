@@ -296,7 +296,7 @@ pub struct Place {
 
 /// What the text of a `wharf.toml` says of where it is built. One that does not read says nothing: its build tells why.
 pub fn place(text: &str) -> Place {
-    if text.len() > BYTES {
+    if text.len() > limits::MANIFEST_BYTES {
         Place::default()
     } else {
         raw::Raw::parse(text).map_or_else(|_| Place::default(), raw::Raw::place)

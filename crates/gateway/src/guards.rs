@@ -328,7 +328,12 @@ impl Leaving {
     pub fn git(target: &Target, service: Service, path: &str) -> Self {
         let path = format!("/{}", path.trim_start_matches('/'));
         let url = format!("ssh://{}{path}", authority(target, PORT));
-        Self { url: Some((service.as_str().to_owned(), url)), path: Some(path), bytes: None, so_far: Arc::default() }
+        Self {
+            url: Some((service.as_str().to_owned(), url)),
+            path: Some(path),
+            bytes: None,
+            so_far: Arc::default(),
+        }
     }
 
     pub fn request<B: hyper::body::Body>(scheme: &Scheme, target: &Target, request: &Request<B>) -> Self {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use wharf_chassis::Stop;
 use wharf_chassis::host_client::{HostClient, HostError};
+use wharf_domain::manifest::Manifest;
 use wharf_domain::session::{Desired, State};
 use wharf_domain::{Code, Error, limits};
 use wharf_ports::{Topic, Wake};

@@ -6,9 +6,7 @@ use std::fmt;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{
-    Build, Egress, Kind, Limits, Manifest, Place, Recognised, Source, detect, nearest, refused,
-};
+use super::{Build, Egress, Kind, Limits, Manifest, Place, Recognised, Source, detect, nearest, refused};
 use crate::error::Result;
 use crate::limits;
 use crate::name::Name;

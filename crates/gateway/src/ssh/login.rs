@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use wharf_wire::ssh::Ask;
 
 use crate::door::Call;
 use crate::line::Line;
+use crate::meter::Traffic;
 use crate::problem::Refusal;
 
 /// How many times as long as a connection may take all that a login is: greetings, keys, the command.
@@ -114,7 +115,7 @@ pub(super) async fn enter(
     drop(secret);
     let end = CancellationToken::new();
     let guard = end.clone().drop_guard();
-    let wire = Wire { io: stream, line: line.clone(), ended: Box::pin(end.cancelled_owned()) };
+    let wire = Wire { io: stream, line: Arc::downgrade(line), ended: Box::pin(end.cancelled_owned()) };
     let work = async {
         let mut handle = shake_hands(wire, ssh, name, target).await?;
         let user = ssh.user.as_deref().or(ask.user.as_deref()).unwrap_or(USER);
@@ -258,7 +259,8 @@ async fn start(
 /// The server's connection: its bytes count on the line, and it ends when told, whatever its other end does.
 struct Wire {
     io: TcpStream,
-    line: Arc<Line>,
+    /// It is written when whoever carries is done, and the library may let go of its connection later.
+    line: Weak<Line>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -271,8 +273,10 @@ impl Wire {
     }
 }
 
-fn count(counter: &AtomicU64, n: usize) {
-    counter.fetch_add(n as u64, Ordering::Relaxed);
+fn count(line: &Weak<Line>, of: impl Fn(&Traffic) -> &AtomicU64, n: usize) {
+    if let Some(line) = line.upgrade() {
+        of(&line.traffic).fetch_add(n as u64, Ordering::Relaxed);
+    }
 }
 
 impl AsyncRead for Wire {
@@ -284,7 +288,7 @@ impl AsyncRead for Wire {
         self.over(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        count(&self.line.traffic.received, buf.filled().len() - before);
+        count(&self.line, |t| &t.received, buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -293,7 +297,7 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.over(cx)?;
         let n = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        count(&self.line.traffic.sent, n);
+        count(&self.line, |t| &t.sent, n);
         Poll::Ready(Ok(n))
     }
 

@@ -153,7 +153,7 @@ impl<'a> Site<'a> {
     /// `most` is what a build of this server may take.
     pub(super) async fn commands(&mut self, manifest: &Manifest, most: u32) -> Result<(), Trouble> {
         let asked = manifest.build.timeout_seconds;
-        if asked > most && asked != manifest::BUILD_TIMEOUT_SECONDS {
+        if asked > most && asked != limits::BUILD_SECONDS {
             return Err(Trouble::Failed(format!(
                 "build.timeout_seconds is {asked}; a build of this server may take up to {most} (builds.max_seconds)"
             )));

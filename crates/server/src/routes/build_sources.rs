@@ -4,7 +4,7 @@
 use serde_json::json;
 use wharf_domain::manifest::{self, Place};
 use wharf_domain::rbac::Verb;
-use wharf_domain::{Code, Error, NameOrId, RepoId, SpaceId};
+use wharf_domain::{Code, Error, NameOrId, RepoId, SpaceId, limits};
 use wharf_git::{Found, Root};
 use wharf_store::repos::{Due, Repo};
 use wharf_store::{Actor, Caller, Store};
@@ -89,7 +89,7 @@ async fn of_commit(
     let blob = keep(store, root.archive(repo.id, &found.commit)?).await?;
     let url = format!("/git/{space}/{}.git", repo.name);
     let git = json!({"url": url, "ref": reference, "commit": found.commit});
-    let text = root.text(repo.id, &found.commit, manifest::FILE, manifest::BYTES).await?;
+    let text = root.text(repo.id, &found.commit, manifest::FILE, limits::MANIFEST_BYTES).await?;
     let wanted = text.map(|text| manifest::place(&text)).unwrap_or_default();
     Ok(Asked {
         wanted,

@@ -271,7 +271,7 @@ impl Computer {
     pub(crate) fn restored_for(&self) -> Option<Duration> {
         let started = self.row.started_at.filter(|_| self.row.incarnation > 1)?;
         // One that was up for the files of a closed session is older than what woke the session.
-        Some(if self.waited { Duration::ZERO } else { self.app.clock.now().since(started) })
+        Some(if self.waited { Duration::ZERO } else { self.asked.app.clock.now().since(started) })
     }
 
     /// The image it was made from.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use wharf_domain::manifest::Place;
 use wharf_domain::rbac::Verb;
 use wharf_domain::{Code, NameOrId};
 use wharf_store::agents::NewBuild;
@@ -57,14 +58,15 @@ impl Shelf {
         let allowed = scope.builds().allow(&agent.name).await?;
         let permit = scope.sessions().allow(None).await?;
         let session = scope.sessions().create(&permit, NewSession::of("base".parse().unwrap())).await?;
-        let new = NewBuild { source: json!({"upload": "x"}), blob: source };
+        let new =
+            NewBuild { source: json!({"upload": "x"}), blob: source, asked: Place::default(), egress: None };
         scope.builds().create(&allowed, &agent, &session, new).await?;
         scope.commit().await
     }
 
     async fn claim(&self) -> BuildTask {
         let work = self.lab.store.system(Actor::Operator).builds(self.owner);
-        work.claim().await.unwrap().expect("a build to work on")
+        work.claim(8).await.unwrap().expect("a build to work on")
     }
 
     /// A build that became a version of so many bytes.

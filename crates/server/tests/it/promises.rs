@@ -21,6 +21,8 @@ fn all() -> Capabilities {
         waives_disk_limit: false,
         cheap_snapshots: true,
         freeze: true,
+        root_is_nobody: true,
+        waives_user_namespaces: false,
     }
 }
 

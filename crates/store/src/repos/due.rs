@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::Row as _;
 use uuid::Uuid;
 use wharf_domain::rbac::{Resource, Verb};
-use wharf_domain::{AgentId, Error, Name, NameOrId, PrincipalId, PushId, RepoId, SpaceId, TokenId, limits};
+use wharf_domain::{AgentId, Error, Name, NameOrId, PrincipalId, PushId, RepoId, SpaceId, TokenId};
 
 use super::work::OpenPush;
 use crate::agents::builds::Builds;

@@ -37,12 +37,4 @@ fn interfaces() -> std::io::Result<Vec<IpAddr>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    #[test]
-    fn the_machine_knows_its_own_addresses() {
-        let all = super::interfaces().unwrap_or_default();
-        assert!(all.contains(&Ipv4Addr::LOCALHOST.into()), "{all:?}");
-    }
-}
+mod tests;

@@ -110,7 +110,7 @@ on_every_runtime!(programs_in_a_session_are_reached_and_their_files_published);
 async fn programs_in_a_session_are_reached_and_their_files_published(runtime: Runtime) {
     let Some(archive) = image_archive("base").filter(|_| possible_on(runtime)) else { return };
     let above = format!("port_hosts = \"http://*.{DOMAIN}\"\n");
-    let wharf = Installation::start_with(&Outside { above, runtime, ..Outside::default() }).await;
+    let wharf = Installation::start_with(&Outside { runtime, above, ..Outside::default() }).await;
     wharf.import(&archive, "base").await;
     wharf
         .post(&format!("/v1/spaces/{SPACE}/sessions?wait=ready"), json!({"name": "web", "image": "base"}))

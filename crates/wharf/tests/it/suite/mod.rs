@@ -118,6 +118,7 @@ async fn the_session_suite(runtime: Runtime) {
     let beyond = beyond().await;
     let outside = Outside {
         runtime,
+        room_mib: 0,
         above: "port_hosts = \"http://*.ports.test\"\n".to_owned(),
         settings: format!("\n[gateway]\nallow_private = [\"127.0.0.1:{beyond}\"]\n"),
         hosts: "127.0.0.1 localhost files.test denied.test\n".to_owned(),
