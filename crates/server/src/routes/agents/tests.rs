@@ -16,7 +16,9 @@ fn agent(change: impl FnOnce(&mut Agent)) -> Agent {
 fn tokens_to_think_with_are_refused_where_the_protocol_has_no_place_for_them() {
     let openai = |a: &mut Agent| a.provider = Some("openai".into());
     let chat = |a: &mut Agent| a.protocol = Some(ModelProtocol::OpenaiChat);
-    for (protocol, of) in [("openai-responses", &openai as &dyn Fn(&mut Agent)), ("openai-chat", &chat)] {
+    for (protocol, of) in
+        [("openai-responses", &openai as &dyn Fn(&mut Agent)), ("openai-chat", &chat as &dyn Fn(&mut Agent))]
+    {
         let refused = check(&agent(|a| {
             of(a);
             a.thinking_tokens = Some(2048);
