@@ -81,6 +81,8 @@ impl Engine {
 
     /// Starts it on what it left, and waits until it answers.
     pub fn up(&mut self) {
+        // One that a killed daemon left behind keeps the next from starting its own; a service manager ends it too.
+        self.kill_containerd();
         let log = std::fs::File::options().append(true).create(true).open(self.dir.join("log")).unwrap();
         let at = |name: &str| self.dir.join(name).display().to_string();
         let mut daemon = Command::new(DAEMON)
@@ -138,6 +140,16 @@ impl Engine {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         if String::from_utf8_lossy(&command).contains(&self.dir.display().to_string()) {
             let _ = Command::new("kill").args(["-9", pid]).status();
+            let begun = Instant::now();
+            // Its arguments go with its memory, before anybody has waited for it.
+            while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| !c.is_empty()) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "containerd {pid} outlives its kill");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        // A number that is somebody's again, or a process nobody has waited for, would pass for one that runs.
+        for left in ["containerd.pid", "containerd.sock", "containerd.sock.ttrpc"] {
+            let _ = std::fs::remove_file(self.dir.join("exec/containerd").join(left));
         }
     }
 

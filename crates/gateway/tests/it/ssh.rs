@@ -208,7 +208,9 @@ async fn git_at_a_server_is_spoken_to_with_a_key_that_stays_outside() {
             + ended("Read error")
     };
     let before = torn();
-    let io = begin(&session, &yard.ask(Service::UploadPack, path)).await.unwrap();
+    let mut io = begin(&session, &yard.ask(Service::UploadPack, path)).await.unwrap();
+    // Once the server has begun to speak, so that what it ran is written down.
+    tokio::time::timeout(SOON, io.read_exact(&mut [0; HEAD])).await.unwrap().unwrap();
     drop(io);
     until(async || torn() > before).await;
 

@@ -107,7 +107,9 @@ async fn a_draining_server_ends_its_streams() {
     let lab = Lab::at_work().await;
     let admin = lab.admin().await;
     lab.session(&admin, "desk").await;
-    let mut log = admin.events(&format!("{DESK}/events")).await;
+    // The word that it is idle may follow the state itself.
+    let mut log = admin.events(&format!("{DESK}/events?after=0")).await;
+    while log.next().await.unwrap().data["data"]["state"] != "idle" {}
     log.silent().await;
     lab.stopper.drain();
     while log.next().await.is_some() {}

@@ -218,6 +218,7 @@ async fn images_choose_their_runtime_and_promises_that_cannot_be_kept_are_refuse
     .await;
     let why = refused(&wharf, SESSIONS, json!({ "image": "local" })).await;
     assert!(why.contains("root of the machine") && why.contains("docker.waive_user_namespaces"), "{why}");
+    wharf.import(&wharf.dir().join("tiny.tar"), "local").await;
     let rootless = json!({ "name": "rootless", "image": "local", "allow_root": false });
     let made = wharf.post(&format!("{SESSIONS}?wait=ready"), rootless).await;
     assert_eq!((&made["state"], &made["runtime"]), (&json!("idle"), &json!("docker")), "{made}");

@@ -10,11 +10,11 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use wharf_client::{SessionApi, Tunnel};
 
+use super::forward;
 use crate::context::Ctx;
-use crate::exit::{self, Refusal};
+use crate::exit::Refusal;
 use crate::output::note;
 
 /// Viewers at a time.
@@ -62,32 +62,17 @@ impl Desktop {
         if !here.ip().is_loopback() {
             note(format!("there is no password: whoever reaches {here} has the desktop as you have it"));
         }
+        let places = Arc::new(Semaphore::new(VIEWERS));
+        let carry = |stream| carry(stream, session.clone(), self.view_only);
         tokio::select! {
             _ = tokio::signal::ctrl_c() => Ok(()),
-            ended = serve(listener, session, self.view_only) => ended,
+            ended = forward::serve(listener, places, "viewer", carry) => ended,
         }
     }
 }
 
-async fn serve(listener: TcpListener, session: SessionApi, view_only: bool) -> anyhow::Result<()> {
-    let places = Arc::new(Semaphore::new(VIEWERS));
-    let mut open = JoinSet::new();
-    loop {
-        let place = places.clone().acquire_owned().await?;
-        while open.try_join_next().is_some() {}
-        let (stream, peer) = listener.accept().await.context("cannot accept connections")?;
-        let session = session.clone();
-        open.spawn(async move {
-            let _place = place;
-            if let Err(error) = carry(stream, &session, view_only).await {
-                note(exit::describe(&error.context(format!("viewer at {peer}"))));
-            }
-        });
-    }
-}
-
 /// Until one of both has had enough.
-async fn carry(stream: TcpStream, session: &SessionApi, view_only: bool) -> anyhow::Result<()> {
+async fn carry(stream: TcpStream, session: SessionApi, view_only: bool) -> anyhow::Result<()> {
     let Tunnel { mut from, mut to } = session.desktop(view_only).await?;
     drop(stream.set_nodelay(true));
     let (mut read, mut write) = stream.into_split();

@@ -70,7 +70,11 @@ impl Forward {
             })?;
             let here = listener.local_addr().context("the address listened on")?;
             note(format!("{here} here is port {remote} of {}", self.session));
-            listeners.spawn(serve(listener, session.clone(), remote, places.clone()));
+            let (session, places) = (session.clone(), places.clone());
+            listeners.spawn(async move {
+                let what = format!("connection to port {remote}");
+                serve(listener, places, &what, |stream| carry(stream, session.clone(), remote)).await
+            });
         }
         tokio::select! {
             _ = tokio::signal::ctrl_c() => Ok(()),
@@ -82,28 +86,32 @@ impl Forward {
     }
 }
 
-async fn serve(
+/// Accepts for as long as it is polled, as many at a time as there are places; says which connection broke, and goes on.
+pub(super) async fn serve<F>(
     listener: TcpListener,
-    session: SessionApi,
-    port: u16,
     places: Arc<Semaphore>,
-) -> anyhow::Result<()> {
+    what: &str,
+    carry: impl Fn(TcpStream) -> F,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     let mut open = JoinSet::new();
     loop {
         let place = places.clone().acquire_owned().await?;
         while open.try_join_next().is_some() {}
         let (stream, peer) = listener.accept().await.context("cannot accept connections")?;
-        let session = session.clone();
+        let (carried, what) = (carry(stream), format!("{what} from {peer}"));
         open.spawn(async move {
             let _place = place;
-            if let Err(error) = carry(stream, &session, port).await {
-                note(exit::describe(&error.context(format!("connection from {peer} to port {port}"))));
+            if let Err(error) = carried.await {
+                note(exit::describe(&error.context(what)));
             }
         });
     }
 }
 
-async fn carry(stream: TcpStream, session: &SessionApi, port: u16) -> anyhow::Result<()> {
+async fn carry(stream: TcpStream, session: SessionApi, port: u16) -> anyhow::Result<()> {
     let Tunnel { from, to } = session.tunnel(port).await?;
     drop(stream.set_nodelay(true));
     let (read, write) = stream.into_split();
