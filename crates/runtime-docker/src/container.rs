@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
 use bollard::models::{
@@ -20,6 +20,7 @@ use wharf_domain::{SessionId, VolumeId};
 use wharf_ports::runtime::{Fault, JailSpec, Result};
 
 use crate::engine::{Abilities, Engine, PATIENCE, found};
+use crate::forgotten;
 use crate::names::{self, Names};
 use crate::place::{self, Place};
 use crate::profile;
@@ -31,10 +32,14 @@ const SHM: i64 = 512 << 20;
 const PERIOD: i64 = 100_000;
 /// What a killed container gets until the engine has noticed.
 const KILLED: Duration = Duration::from_secs(20);
+/// How long the engine's helper may take to notice that what it had forgotten is gone.
+const FORGOTTEN: Duration = Duration::from_secs(5);
 
 /// What the engine says of a container.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// The engine's own; empty where it says none.
+    pub id: String,
     pub session: Option<SessionId>,
     /// See [`made`].
     pub made: String,
@@ -244,6 +249,7 @@ impl Seen {
         let labels = r.config.and_then(|c| c.labels).unwrap_or_default();
         let error = state.error.filter(|e| !e.is_empty()).map(|e| format!(": {e}")).unwrap_or_default();
         Self {
+            id: r.id.unwrap_or_default(),
             session: labels.get(names::SESSION).and_then(|s| s.parse().ok()),
             made: labels.get(names::MADE).cloned().unwrap_or_default(),
             running: state.running.unwrap_or(false),
@@ -300,6 +306,27 @@ impl Engine {
     }
 
     pub async fn start(&self, volume: VolumeId) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.try_start(volume).await {
+                Err(Fault::Failed { cause, .. })
+                    if cause.contains("already exists") && begun.elapsed() < FORGOTTEN =>
+                {
+                    let id = self.look(volume, false).await?.map(|seen| seen.id).unwrap_or_default();
+                    let ended = forgotten::end(&id).map_err(|e| Fault::Failed {
+                        step: "end what the engine forgot".to_owned(),
+                        cause: e.to_string(),
+                    })?;
+                    tracing::warn!(%volume, ended, "the engine had forgotten a container that was still there");
+                    // Until its helper has noticed.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_start(&self, volume: VolumeId) -> Result<()> {
         let name = Names::container(volume);
         let started =
             self.client(PATIENCE).await?.start_container(&name, None::<StartContainerOptions>).await;

@@ -14,6 +14,7 @@ mod container;
 mod copies;
 mod disk;
 mod engine;
+mod forgotten;
 mod images;
 mod launch;
 mod names;

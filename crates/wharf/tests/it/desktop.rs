@@ -32,7 +32,7 @@ font:20px sans-serif;border-radius:0;resize:none;padding:0}
 #go{top:340px;height:50px;background:#2020ff;color:#2020ff}</style>
 <input id="name"><textarea id="text"></textarea><div id="box" onclick="this.style.background='#ff8020';agreed=true"></div>
 <button id="go">Send</button>
-<script>let agreed=false;document.getElementById('go').onclick=async()=>{
+<script>let agreed=false;document.getElementById('text').oninput=e=>fetch('/typed',{method:'POST',body:e.target.value});document.getElementById('go').onclick=async()=>{
 await fetch('/',{method:'POST',body:JSON.stringify({name:document.getElementById('name').value,
 text:document.getElementById('text').value,agreed})});document.body.style.background='#106030'}</script>"#;
 
@@ -44,7 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.send_header('content-type', 'text/html'); self.end_headers(); self.wfile.write(body)
     def do_POST(self):
         body = self.rfile.read(int(self.headers['content-length']))
-        open('/home/agent/sent.json', 'wb').write(body)
+        name = 'typed.txt' if self.path == '/typed' else 'sent.json'
+        open('/home/agent/' + name, 'wb').write(body)
         self.send_response(204); self.end_headers()
 http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
 ";
@@ -320,10 +321,7 @@ async fn viewers(desk: &Desk, text: (usize, usize)) {
     assert_eq!(eye.shake_hands().await, (1024, 768));
     eye.click(text).await;
     eye.key(b'e').await;
-    // Typed behind what stands there: the pointer goes to the end of the text first.
     hand.click(text).await;
-    desk.act(json!([{"type": "key", "keys": "ctrl+End"}])).await;
-    hand.key(b'v').await;
     let pointer = "curl -sS --unix-socket /run/wharf/desktop.sock http://desktop/desktop";
     let since = Instant::now();
     loop {
@@ -333,6 +331,16 @@ async fn viewers(desk: &Desk, text: (usize, usize)) {
             break;
         }
         assert!(since.elapsed() < Duration::from_secs(10), "the viewer's pointer does nothing: {shown}");
+    }
+    // Typed behind what stands there. Viewers and the agent are two hands: each waits for what the other did.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    desk.act(json!([{"type": "key", "keys": "ctrl+End"}])).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    hand.key(b'v').await;
+    let since = Instant::now();
+    while !desk.sh("cat typed.txt").await.ends_with('v') {
+        assert!(since.elapsed() < Duration::from_secs(10), "the viewer's key does nothing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     eye.click((5, 5)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
